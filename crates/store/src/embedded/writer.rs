@@ -1,0 +1,282 @@
+//! The thread that writes: queue, group commit, touches.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::tables::Tables;
+use super::{Handle, Shared, file};
+use crate::StoreError;
+use crate::record::{Millis, RecordKey};
+use crate::watch::Changes;
+
+/// Writes that share one commit at most: what the first of them waits for stays short.
+const BATCH: usize = 1024;
+
+/// How long touches wait when nothing else is written.
+const TOUCHES_WAIT: Duration = Duration::from_secs(5);
+
+/// What the writer is asked to do.
+pub(super) enum Command {
+    /// One write.
+    Write(Box<dyn Job>),
+    /// Flush the touches, release the file, and stop.
+    Close(oneshot::Sender<Result<(), StoreError>>),
+}
+
+impl Command {
+    /// A write, and where its answer will come. `room` is its place in the queue.
+    pub(super) fn write<T: Send + 'static>(
+        work: impl FnOnce(&mut Tables<'_>) -> Result<T, redb::Error> + Send + 'static,
+        room: OwnedSemaphorePermit,
+    ) -> (Command, oneshot::Receiver<Result<T, StoreError>>) {
+        let (answer, answered) = oneshot::channel();
+        let job = Write { work: Some(work), result: None, answer, _room: room };
+        (Command::Write(Box::new(job)), answered)
+    }
+}
+
+/// A write that waits for its commit, whatever it writes and returns.
+pub(super) trait Job: Send {
+    /// Does the work in the transaction, and keeps its result.
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<(), redb::Error>;
+    /// Answers with that result, or with why the transaction failed.
+    fn answer(self: Box<Self>, committed: Result<(), StoreError>);
+}
+
+type Jobs = Vec<Box<dyn Job>>;
+
+struct Write<T, F> {
+    work: Option<F>,
+    result: Option<T>,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl<T, F> Job for Write<T, F>
+where
+    T: Send,
+    F: FnOnce(&mut Tables<'_>) -> Result<T, redb::Error> + Send,
+{
+    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<(), redb::Error> {
+        if let Some(work) = self.work.take() {
+            self.result = Some(work(tables)?);
+        }
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
+        let Write { result, answer, .. } = *self;
+        // An error only means that the caller has gone.
+        let _ = answer.send(committed.and_then(|()| result.ok_or(StoreError::Closed)));
+    }
+}
+
+/// The thread's own part. Dropped in this order: who learns from the queue that the writer has gone may open
+/// the same directory at once.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    _lock: file::Lock,
+    queue: mpsc::Receiver<Command>,
+}
+
+impl Writer {
+    /// Locks `dir` and opens the database in it.
+    pub(super) fn open(dir: &Path, queue: mpsc::Receiver<Command>) -> Result<Writer, StoreError> {
+        let lock = file::lock(dir)?;
+        let shared = Shared {
+            dir: dir.to_owned(),
+            path: file::path(dir),
+            database: RwLock::new(Handle::Open(file::open(dir)?)),
+            touches: Mutex::new(HashMap::new()),
+            changes: Changes::new(),
+            writes: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+        };
+        Ok(Writer { shared: Arc::new(shared), _lock: lock, queue })
+    }
+
+    /// What the callers need.
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Writes until it is told to close, until nobody is left who could ask for anything, or until something
+    /// panics.
+    pub(super) fn run(self) {
+        loop {
+            let (jobs, end) = self.next();
+            let mut result = Ok(());
+            if !jobs.is_empty() || !self.shared.touches().is_empty() {
+                match self.commit(jobs) {
+                    ControlFlow::Continue(committed) => result = committed,
+                    ControlFlow::Break(jobs) => {
+                        drop(self);
+                        drop(jobs);
+                        return;
+                    }
+                }
+            }
+            if let Some(end) = end {
+                self.replace(Handle::Closed);
+                drop(self);
+                if let End::Close(answer) = end {
+                    let _ = answer.send(result);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Waits for a write or for the time to flush touches, and takes whatever else is queued by then.
+    fn next(&self) -> (Jobs, Option<End>) {
+        let mut jobs = Vec::new();
+        let mut command = match self.queue.recv_timeout(TOUCHES_WAIT) {
+            Ok(command) => Some(command),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return (jobs, Some(End::Abandoned)),
+        };
+        while let Some(next) = command {
+            match next {
+                Command::Write(job) => jobs.push(job),
+                Command::Close(answer) => return (jobs, Some(End::Close(answer))),
+            }
+            command = if jobs.len() < BATCH { self.queue.try_recv().ok() } else { None };
+        }
+        (jobs, None)
+    }
+
+    /// Applies `jobs` and the touches in one transaction, commits it, announces it, and answers. Breaks
+    /// with the unanswered jobs after a panic: whatever state redb or this code is in then, nothing more
+    /// should be written.
+    fn commit(&self, mut jobs: Jobs) -> ControlFlow<Jobs, Result<(), StoreError>> {
+        let touches: Vec<_> = self.shared.touches().iter().map(|(key, at)| (*key, *at)).collect();
+        let Ok(result) = catch_unwind(AssertUnwindSafe(|| self.transact(&mut jobs, &touches))) else {
+            tracing::error!(path = %self.shared.path.display(), "the writer of the session store panicked and stops");
+            // Closing what panicked may panic again.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.replace(Handle::Closed)));
+            return ControlFlow::Break(jobs);
+        };
+        let result = result.map(|changed| {
+            self.shared.forget_touches(&touches);
+            self.shared.commits.fetch_add(1, Ordering::Relaxed);
+            self.shared.writes.fetch_add(jobs.len() as u64, Ordering::Relaxed);
+            for key in changed {
+                self.shared.changes.announce(key);
+            }
+        });
+        if let Err(error) = &result {
+            tracing::warn!(%error, "a commit of the session store failed");
+            // Readers get the error meanwhile: they run on the gateway's cores and must not wait for a disk
+            // in trouble.
+            self.replace(Handle::Failed(error.clone()));
+            self.reopen();
+        }
+        for job in jobs {
+            job.answer(result.clone());
+        }
+        ControlFlow::Continue(result)
+    }
+
+    /// The transaction itself; returns the keys that changed. An error anywhere undoes all of it.
+    fn transact(
+        &self,
+        jobs: &mut [Box<dyn Job>],
+        touches: &[(RecordKey, Millis)],
+    ) -> Result<Vec<RecordKey>, StoreError> {
+        if matches!(*self.shared.handle(), Handle::Failed(_)) {
+            self.reopen();
+        }
+        let handle = self.shared.handle();
+        let database = match &*handle {
+            Handle::Open(database) => database,
+            Handle::Failed(error) => return Err(error.clone()),
+            Handle::Closed => return Err(StoreError::Closed),
+        };
+        let transact = || -> Result<Vec<RecordKey>, redb::Error> {
+            let mut transaction = database.begin_write()?;
+            transaction.set_durability(redb::Durability::Immediate)?;
+            let mut tables = Tables::open(&transaction)?;
+            for job in jobs {
+                job.apply(&mut tables)?;
+            }
+            for (key, at) in touches {
+                tables.touch(*key, *at)?;
+            }
+            let changed = std::mem::take(&mut tables.changed);
+            drop(tables);
+            transaction.commit()?;
+            Ok(changed)
+        };
+        transact().map_err(|error| StoreError::engine(&self.shared.path, &error))
+    }
+
+    /// Opens the file anew: redb refuses everything after one failed write, such as one to a full disk,
+    /// until it has read again what is there. The old handle must have been replaced, or its lock would
+    /// exclude the new one.
+    fn reopen(&self) {
+        self.replace(match file::open(&self.shared.dir) {
+            Ok(database) => Handle::Open(database),
+            Err(error) => {
+                tracing::error!(%error, "the session store cannot be opened again");
+                Handle::Failed(error)
+            }
+        });
+    }
+
+    fn replace(&self, with: Handle) {
+        let mut handle = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *handle, with);
+        drop(handle);
+        // Closing a database writes, and readers need not wait for that.
+        drop(old);
+    }
+}
+
+/// Why the writer stops.
+enum End {
+    /// It was told to, and answers this.
+    Close(oneshot::Sender<Result<(), StoreError>>),
+    /// All stores are gone.
+    Abandoned,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Embedded;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_writer_that_panics_leaves_a_closed_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(dir.path()).await.unwrap();
+        let panics = store.write(|_| -> Result<(), _> { panic!("on purpose") });
+        let queued = store.write(|_| Ok(()));
+        let (panicked, queued) = tokio::join!(panics, queued);
+        assert!(matches!(panicked, Err(StoreError::Closed)));
+        assert!(matches!(queued, Err(StoreError::Closed)));
+        assert!(matches!(store.write(|_| Ok(())).await, Err(StoreError::Closed)));
+        assert!(matches!(store.get(RecordKey([0; 16]), Millis(1)), Err(StoreError::Closed)));
+        assert!(matches!(store.touch_many(&[]), Err(StoreError::Closed)));
+        assert!(matches!(store.close().await, Err(StoreError::Closed)));
+        Embedded::open(dir.path()).await.expect("the file is free and sound");
+    }
+
+    #[tokio::test]
+    async fn a_failed_commit_fails_its_writes_and_not_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(dir.path()).await.unwrap();
+        let full = std::io::ErrorKind::StorageFull;
+        let failed = store.write::<()>(move |_| Err(redb::Error::Io(full.into()))).await;
+        assert!(matches!(failed, Err(StoreError::Full { .. })));
+        store.write(|_| Ok(())).await.expect("the file has been opened anew");
+        assert_eq!(store.get(RecordKey([0; 16]), Millis(1)).unwrap(), None);
+    }
+}

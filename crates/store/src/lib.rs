@@ -1,0 +1,229 @@
+//! The session records of Throughline: one small record for each session, changed by compare-and-set.
+//!
+//! | Module | What it holds |
+//! |---|---|
+//! | `record` | what a record is, and how it is written as JSON |
+//! | `rules` | what a write may do to what stands there; the same for every backend |
+//! | `memory` | records in this process, gone with it |
+//! | `embedded` | records in one redb file: a writer thread with group commit, frames, salvage |
+//! | `watch` | the signal "this record changed" |
+//! | `error` | what can go wrong, and what to do about it |
+//!
+//! A [`Store`] may be used from several runtimes at once: nothing in it belongs to one. Time is always
+//! passed in, and only compared with what records say; no backend expires anything on its own.
+//!
+//! A write whose future is dropped before it is done may still happen.
+
+mod embedded;
+mod error;
+mod memory;
+mod record;
+mod rules;
+mod watch;
+
+use std::path::Path;
+
+pub use embedded::Embedded;
+pub use embedded::salvage::{Salvaged, salvage};
+pub use error::StoreError;
+pub use memory::Memory;
+pub use record::{Binding, Kind, Millis, Record, RecordKey, RestoreStep, State, Stored, Version};
+pub use watch::{Changed, Watch};
+
+/// What a compare-and-set did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Put {
+    /// The record now stands, with this version; on the embedded backend it is on disk.
+    Stored(Version),
+    /// Nothing was written: this stands there instead, if anything that can be read does.
+    Conflict(Option<Stored>),
+}
+
+/// What a backend has done since it was opened; for metrics and tests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Calls of `put_if`, `delete` and `sweep` that did not fail, conflicts included.
+    pub writes: u64,
+    /// Durable commits; zero for a backend in memory.
+    pub commits: u64,
+}
+
+/// The session records, in the backend that was chosen at start. Clones share it.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// In this process only.
+    Memory(Memory),
+    /// In a file of this node.
+    Embedded(Embedded),
+}
+
+impl Store {
+    /// An empty store in memory.
+    #[must_use]
+    pub fn memory() -> Store {
+        Store::Memory(Memory::default())
+    }
+
+    /// Opens or creates `dir/sessions.redb`, under an exclusive lock that is held until the store is closed
+    /// or its last clone dropped. The directory is created with mode 0700, the file with 0600.
+    ///
+    /// The file is checked from end to end, which takes about as long as reading it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Locked`] while another process has it; [`StoreError::Corrupt`] if it is damaged beyond
+    /// redb's own repair (it is then left as it is: see [`salvage`]); [`StoreError::Full`] and
+    /// [`StoreError::Io`] as the file system says.
+    pub async fn embedded(dir: &Path) -> Result<Store, StoreError> {
+        Embedded::open(dir).await.map(Store::Embedded)
+    }
+
+    /// The record of `key`, tombstones included. `None` if there is none, if it has expired at `now`, or if
+    /// it cannot be decoded (which is logged).
+    ///
+    /// # Errors
+    ///
+    /// Only the embedded backend fails: [`StoreError::Closed`], or as its file does.
+    pub async fn get(&self, key: RecordKey, now: Millis) -> Result<Option<Stored>, StoreError> {
+        match self {
+            Store::Memory(memory) => Ok(memory.get(key, now)),
+            Store::Embedded(embedded) => embedded.get(key, now),
+        }
+    }
+
+    /// Writes `record` if what stands at `key` has the version `expected`, or, for `None`, if nothing does
+    /// (an expired record is nothing). It is durable when this returns, and counts as a use at `now`.
+    ///
+    /// A tombstone is never replaced by an open record before it expires, whatever version is expected.
+    /// A record that cannot be decoded is nothing too: a write that expects a version conflicts with
+    /// `None`, and one that expects nothing replaces it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::get`]; nothing is known to be written then, though it may have been.
+    pub async fn put_if(
+        &self,
+        key: RecordKey,
+        expected: Option<Version>,
+        record: Record,
+        now: Millis,
+    ) -> Result<Put, StoreError> {
+        match self {
+            Store::Memory(memory) => Ok(memory.put_if(key, expected, record, now)),
+            Store::Embedded(embedded) => embedded.put_if(key, expected, record, now).await,
+        }
+    }
+
+    /// Leaves a tombstone at `key` (no binding, `initialize` or restore steps) until `tombstone_expires`, or
+    /// until what stood there would have expired, if that is later. Returns what stood there, so that the
+    /// caller can close its upstream session. Durable when this returns.
+    ///
+    /// `route` and `principal` are for the tombstone of a missing record; another keeps its own. Deleting
+    /// a tombstone returns it, and changes nothing unless it has to last longer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::put_if`].
+    pub async fn delete(
+        &self,
+        key: RecordKey,
+        tombstone_expires: Millis,
+        route: [u8; 8],
+        principal: [u8; 16],
+        now: Millis,
+    ) -> Result<Option<Stored>, StoreError> {
+        let tombstone = rules::tombstone(route, principal, now, tombstone_expires);
+        match self {
+            Store::Memory(memory) => Ok(memory.delete(key, tombstone, now)),
+            Store::Embedded(embedded) => embedded.delete(key, tombstone, now).await,
+        }
+    }
+
+    /// Notes when records were used. Visible at once; durable with the next commit, a few seconds later or
+    /// at [`Store::close`]. Never changes a version, never moves [`Stored::touched`] back, and ignores keys
+    /// that have no record.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Closed`] after [`Store::close`].
+    pub async fn touch_many(&self, touches: &[(RecordKey, Millis)]) -> Result<(), StoreError> {
+        match self {
+            Store::Memory(memory) => memory.touch_many(touches),
+            Store::Embedded(embedded) => embedded.touch_many(touches)?,
+        }
+        Ok(())
+    }
+
+    /// At most `limit` records with keys above `after`, in the order of their keys: tombstones too, but
+    /// neither what has expired at `now` nor what cannot be decoded. Fewer than `limit` means the end.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::get`].
+    pub async fn list(
+        &self,
+        after: Option<RecordKey>,
+        limit: usize,
+        now: Millis,
+    ) -> Result<Vec<(RecordKey, Stored)>, StoreError> {
+        match self {
+            Store::Memory(memory) => Ok(memory.list(after, limit, now)),
+            Store::Embedded(embedded) => embedded.list(after, limit, now).await,
+        }
+    }
+
+    /// Removes at most `limit` records that have expired at `now`, and returns how many. Looks only at
+    /// those, so it costs nothing when there are none. Not signalled: an expired record was already gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::put_if`].
+    pub async fn sweep(&self, now: Millis, limit: usize) -> Result<usize, StoreError> {
+        match self {
+            Store::Memory(memory) => Ok(memory.sweep(now, limit)),
+            Store::Embedded(embedded) => embedded.sweep(now, limit).await,
+        }
+    }
+
+    /// The keys of records that `put_if` or `delete` change from now on, through any clone of this store,
+    /// in the order of the changes. A signal comes after the change can be read.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        match self {
+            Store::Memory(memory) => memory.watch(),
+            Store::Embedded(embedded) => embedded.watch(),
+        }
+    }
+
+    /// Finishes what is queued, writes the touches and releases the file; every clone of this store then
+    /// answers [`StoreError::Closed`]. Does nothing to a store in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Closed`] if it was closed before; as [`Store::put_if`] if the touches could not be
+    /// written, and the file is released nevertheless.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        match self {
+            Store::Memory(_) => Ok(()),
+            Store::Embedded(embedded) => embedded.close().await,
+        }
+    }
+
+    /// The backend in words: `memory`, or `embedded` and its directory.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Store::Memory(_) => "memory".to_owned(),
+            Store::Embedded(embedded) => format!("embedded {}", embedded.dir().display()),
+        }
+    }
+
+    /// What the backend has done since it was opened.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        match self {
+            Store::Memory(memory) => memory.stats(),
+            Store::Embedded(embedded) => embedded.stats(),
+        }
+    }
+}
