@@ -1,0 +1,146 @@
+//! What the whole gateway shares ([`App`]), and what one core of it owns ([`Core`]).
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use http::{HeaderValue, Uri};
+use throughline_store::Store;
+use throughline_wire::seal::Keys;
+use tokio::sync::watch;
+
+use crate::config::{self, Config};
+use crate::effects::Effects;
+use crate::initialize::InitializeCache;
+use crate::probe::EraCache;
+use crate::session::Table;
+use crate::upstream::http::Endpoint;
+
+/// State shared by all cores. Nothing in it is locked over an await.
+pub struct App {
+    /// The configuration, as checked at start.
+    pub config: Config,
+    /// Clock and randomness.
+    pub effects: Effects,
+    /// Keys derived from the ring, one per purpose.
+    pub keys: Keys,
+    /// Session records.
+    pub store: Store,
+    /// What is served, in the order of the configuration.
+    pub routes: Vec<Arc<Route>>,
+    /// Live sessions.
+    pub sessions: Table,
+    /// Which gateway process this is: random, new at each start. Part of ids that must be unique over replicas.
+    pub instance: String,
+    /// The same, for the header.
+    pub instance_header: HeaderValue,
+    /// Calls that go on without their client.
+    pub detached: Arc<AtomicUsize>,
+    stopping: watch::Sender<bool>,
+    next_id: AtomicU64,
+}
+
+/// One upstream and the path it is served at.
+pub struct Route {
+    /// As configured.
+    pub config: config::Route,
+    /// Place in [`App::routes`] and [`Core::endpoints`].
+    pub index: usize,
+    /// Names the route in sealed ids and keys: a digest of its name, so that reordering changes nothing.
+    pub digest: [u8; 8],
+    /// Answers to `initialize`.
+    pub initialize: InitializeCache,
+    /// Which era the upstream speaks.
+    pub era: EraCache,
+}
+
+impl App {
+    /// Puts the shared state together.
+    pub fn new(config: Config, effects: Effects, keys: Keys, store: Store) -> Arc<Self> {
+        let instance = data_encoding::HEXLOWER.encode(&effects.bytes::<4>());
+        let routes = config.routes.iter().enumerate().map(|(index, route)| {
+            let digest = keys.digest("route", &[route.name.as_bytes()]);
+            Arc::new(Route {
+                config: route.clone(),
+                index,
+                digest: first(&digest),
+                initialize: InitializeCache::default(),
+                era: EraCache::default(),
+            })
+        });
+        Arc::new(App {
+            routes: routes.collect(),
+            sessions: Table::default(),
+            instance_header: HeaderValue::from_str(&instance).unwrap_or(HeaderValue::from_static("unknown")),
+            instance,
+            detached: Arc::default(),
+            stopping: watch::Sender::new(false),
+            next_id: AtomicU64::new(1),
+            config,
+            effects,
+            keys,
+            store,
+        })
+    }
+
+    /// The route that serves this path, with or without a slash at its end.
+    pub fn route(&self, path: &str) -> Option<&Arc<Route>> {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        self.routes.iter().find(|route| route.config.path == path)
+    }
+
+    /// A JSON-RPC id (raw JSON, a string) that no other request of any replica carries.
+    pub fn unique_id(&self) -> String {
+        format!("\"{}-{}\"", self.instance, self.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Whether new work is refused because the process is about to end.
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Makes readiness false, ends standing streams and refuses new bindings.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Becomes true when the gateway stops.
+    pub fn stop_signal(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+
+    /// A session id as logs may show it: enough to follow one session, useless to take it over.
+    pub fn log_id(&self, key: &[u8; 16]) -> String {
+        data_encoding::HEXLOWER.encode(&first::<5>(&self.keys.digest("log", &[key])))
+    }
+}
+
+/// What one core owns: connections to upstreams, without locks.
+pub struct Core {
+    /// The shared part.
+    pub app: Arc<App>,
+    /// One for each route.
+    pub endpoints: Vec<Rc<Endpoint>>,
+}
+
+impl Core {
+    /// For one core's runtime.
+    pub fn new(app: Arc<App>) -> Rc<Self> {
+        let timeouts = &app.config.timeouts;
+        let endpoint = |uri: &Uri| Endpoint::new(uri.clone(), timeouts.connect, timeouts.first_byte);
+        let endpoints = app.routes.iter().map(|route| endpoint(&route.config.upstream)).collect();
+        Rc::new(Core { app, endpoints })
+    }
+
+    /// This core's connections to a route's upstream.
+    pub fn endpoint(&self, route: &Route) -> &Rc<Endpoint> {
+        &self.endpoints[route.index]
+    }
+}
+
+/// The first bytes of a digest.
+pub fn first<const N: usize>(digest: &[u8; 32]) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&digest[..N]);
+    out
+}

@@ -1,0 +1,82 @@
+//! What happens without a request: sessions that idle give back their upstream sessions, use is written down,
+//! what has lapsed leaves.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use throughline_store::Millis;
+use tokio::time::MissedTickBehavior;
+
+use crate::app::Core;
+use crate::recover;
+use crate::session::millis;
+use crate::upstream;
+
+/// Use is written at most so often.
+const TOUCH_EVERY: Duration = Duration::from_secs(60);
+/// Expired records removed in one turn.
+const SWEEP_BATCH: usize = 1000;
+
+/// Runs until the gateway stops, on one core.
+pub async fn run(core: Rc<Core>) {
+    let app = &core.app;
+    let sessions = &app.config.sessions;
+    let shortest = sessions.idle.min(sessions.warm) / 4;
+    let mut tick = tokio::time::interval(shortest.clamp(Duration::from_millis(100), Duration::from_secs(5)));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stop = app.stop_signal();
+    let mut written = app.effects.now();
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = stop.wait_for(|stop| *stop) => break,
+        }
+        let now = app.effects.now();
+        end_warm(&core, now).await;
+        release_idle(&core, now).await;
+        if now.0 >= written.0 + millis(TOUCH_EVERY) {
+            write_use(&core, written).await;
+            written = now;
+            if let Err(error) = app.store.sweep(now, SWEEP_BATCH).await {
+                tracing::error!(%error, "expired records were not removed");
+            }
+        }
+    }
+    write_use(&core, written).await;
+    for route in &app.routes {
+        for address in route.initialize.drain() {
+            upstream::end(core.endpoint(route), &address).await;
+        }
+    }
+}
+
+/// Ends upstream sessions that an `initialize` made and nobody used.
+async fn end_warm(core: &Rc<Core>, now: Millis) {
+    for route in &core.app.routes {
+        for address in route.initialize.expire(now) {
+            upstream::end(core.endpoint(route), &address).await;
+        }
+    }
+}
+
+/// Gives back the upstream sessions of those that were not used for a while.
+async fn release_idle(core: &Rc<Core>, now: Millis) {
+    let app = &core.app;
+    let idle = millis(app.config.sessions.idle);
+    let lapsed = app.sessions.select(|session| {
+        session.is_quiet() && (session.used().0.saturating_add(idle) <= now.0 || session.expires <= now)
+    });
+    for session in lapsed {
+        recover::release(core, &session).await;
+        app.sessions.remove(&session);
+    }
+}
+
+/// Writes down which sessions were used since `since`.
+async fn write_use(core: &Rc<Core>, since: Millis) {
+    let used = core.app.sessions.select(|session| session.used() >= since);
+    let touches: Vec<_> = used.iter().map(|session| (session.key, session.used())).collect();
+    if let Err(error) = core.app.store.touch_many(&touches).await {
+        tracing::error!(%error, "use of sessions was not written");
+    }
+}

@@ -1,0 +1,305 @@
+//! One request in flight: sent in the session's binding, looked at, and, if the session is lost, sent once more in a
+//! new one. At most once: it is repeated only if it was certainly not executed, or is safe to repeat.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, USER_AGENT};
+use http::{HeaderMap, HeaderName, Method};
+use throughline_store::{Record, RestoreStep};
+use throughline_wire::envelope::{self, Envelope, Limits, Message, Outcome};
+use throughline_wire::headers::{
+    LAST_EVENT_ID, MCP_METHOD, MCP_NAME, MCP_PARAM_PREFIX, MCP_PROTOCOL_VERSION,
+};
+use throughline_wire::loss::{Sign, Verdict};
+use throughline_wire::method;
+
+use crate::app::{Core, Route};
+use crate::classify::{Arrived, Held};
+use crate::config::UnsafeAfterLoss;
+use crate::error::Fault;
+use crate::recover::{self, Bound, Origin};
+use crate::session::{InFlight, Kind, Session};
+use crate::translate::{Renamed, Tagger};
+use crate::upstream::http::SendError;
+use crate::upstream::{self, ACCEPT_BOTH, Address, JSON, Looked};
+
+/// An answer on its way to the client, with what it has to be translated by.
+pub struct Answered {
+    /// The answer.
+    pub looked: Looked,
+    /// What was changed in the request, to be undone.
+    pub translate: Translate,
+    /// The binding that it came from; None where there are no sessions.
+    pub carried: Option<(Arc<Bound>, Origin)>,
+    /// Held until the answer has been read.
+    pub in_flight: Option<InFlight>,
+}
+
+/// How messages from the upstream become messages for this client.
+pub enum Translate {
+    /// Unchanged.
+    AsIs,
+    /// The session is the client's own: what the upstream minted is tagged.
+    Tagged(Tagger),
+    /// The session is shared: the request's id is restored.
+    Renamed(Renamed),
+    /// The session is this request's alone: nothing to restore, but nobody to ask either.
+    Alone,
+}
+
+/// Sends a request in a session.
+pub async fn run(
+    core: &Rc<Core>,
+    arrived: &Arrived,
+    held: &Held,
+    session: &Arc<Session>,
+) -> Result<Answered, Fault> {
+    let (body, renamed) = match session.kind {
+        Kind::Keyed => {
+            let (body, renamed) = Renamed::request(held, core.app.unique_id())?;
+            (Bytes::from(body), Some(renamed))
+        }
+        Kind::Issued | Kind::Isolated => (held.body.clone(), None),
+    };
+    let in_flight = session.begin(core, renamed.as_ref().map(Renamed::ids));
+    let (looked, bound, origin) = hold(core, arrived, held, session, body).await?;
+    let translate = match (session.kind, renamed) {
+        (Kind::Issued, _) => Translate::Tagged(Tagger::new(&core.app, session.key.0, bound.generation)),
+        (_, Some(renamed)) => Translate::Renamed(renamed),
+        (_, None) => Translate::Alone,
+    };
+    Ok(Answered { looked, translate, carried: Some((bound, origin)), in_flight: Some(in_flight) })
+}
+
+/// Sends, and sends again in a new binding if the session turns out to be lost.
+async fn hold(
+    core: &Rc<Core>,
+    arrived: &Arrived,
+    held: &Held,
+    session: &Arc<Session>,
+    body: Bytes,
+) -> Result<(Looked, Arc<Bound>, Origin), Fault> {
+    let repeatable = method::is_repeatable(&held.method);
+    let (mut bound, mut origin) = recover::bind(core, session, None).await?;
+    let mut recovered = false;
+    let mut broke = false;
+    loop {
+        let headers = headers(arrived, session.kind, &bound.address);
+        let looked = match send(core, &session.route, headers, body.clone()).await {
+            Ok(looked) => looked,
+            Err(SendError::Broken(error)) if repeatable && !broke => {
+                tracing::debug!(error, method = &*held.method, "safe to repeat: sent again");
+                broke = true;
+                continue;
+            }
+            Err(error) => return Err(upstream::fault_of(error)),
+        };
+        let lost = match loss_of(core, session, &bound, &looked).await? {
+            None => return Ok((looked, bound, origin)),
+            Some(sign) => sign,
+        };
+        if recovered {
+            return Err(Fault::LostAgain);
+        }
+        recovered = true;
+        tracing::info!(
+            session = core.app.log_id(&session.key.0),
+            sign = lost.as_str(),
+            generation = bound.generation,
+            "upstream session lost"
+        );
+        upstream::discard(looked);
+        (bound, origin) = recover::bind(core, session, Some(bound.generation)).await?;
+        let refuse = session.route.config.unsafe_after_loss == UnsafeAfterLoss::Refuse || !bound.whole;
+        if refuse && !repeatable && session.kind != Kind::Isolated {
+            return Err(Fault::StateLost);
+        }
+    }
+}
+
+async fn send(core: &Core, route: &Route, headers: HeaderMap, body: Bytes) -> Result<Looked, SendError> {
+    let answer = core.endpoint(route).send(Method::POST, headers, body).await?;
+    Looked::at(answer, core.app.config.limits.event_bytes).await
+}
+
+/// Whether the answer says that the session is lost; where that is not certain, a `ping` in the session tells.
+async fn loss_of(
+    core: &Core,
+    session: &Session,
+    bound: &Bound,
+    looked: &Looked,
+) -> Result<Option<Sign>, Fault> {
+    match looked.verdict(bound.address.session_id.is_some()) {
+        Verdict::Alive => Ok(None),
+        Verdict::Lost(sign) => Ok(Some(sign)),
+        Verdict::Suspected(sign) => {
+            match upstream::ping(core.endpoint(&session.route), &bound.address).await {
+                Some(true) => Ok(None),
+                Some(false) => Ok(Some(sign)),
+                // Not known. A 404 would make the client throw its session away, which may well be alive.
+                None if looked.status == http::StatusCode::NOT_FOUND => Err(Fault::UpstreamGarbled),
+                None => Ok(None),
+            }
+        }
+    }
+}
+
+/// Sends a request, or a notification, where there are no sessions.
+pub async fn pass(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Answered, Fault> {
+    let repeatable = method::is_repeatable(&held.method);
+    let once = || send(core, &arrived.route, forwarded(&arrived.headers), held.body.clone());
+    let mut sent = once().await;
+    if matches!(sent, Err(SendError::Broken(_))) && repeatable {
+        sent = once().await;
+    }
+    let looked = sent.map_err(upstream::fault_of)?;
+    if looked.status == http::StatusCode::BAD_REQUEST {
+        // Perhaps the upstream was replaced by one of another era: ask again before the next request.
+        arrived.route.era.forget();
+    }
+    Ok(Answered { looked, translate: Translate::AsIs, carried: None, in_flight: None })
+}
+
+/// Passes a client's notification on, if the session is bound. It never binds one: what it is about happened in the
+/// binding that is gone.
+pub async fn notify(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &Arc<Session>) {
+    let app = &core.app;
+    session.touch(app.effects.now());
+    if &*held.method == method::INITIALIZED {
+        // The client holds its id: from now on the session is to survive this process.
+        if session.kind == Kind::Issued && !session.record().initialized {
+            let set = |record: &mut Record| !std::mem::replace(&mut record.initialized, true);
+            session.update(app, set).await;
+        }
+        return;
+    }
+    let Some(bound) = recover::current(session) else { return };
+    let tagger = Tagger::new(app, session.key.0, bound.generation);
+    let body = match (session.kind, &*held.method) {
+        (Kind::Issued, method::PROGRESS) => tagger.inward_progress(held).map(Bytes::from),
+        (Kind::Issued, _) => Some(held.body.clone()),
+        (Kind::Keyed, method::CANCELLED) => cancel_unique(session, held).map(Bytes::from),
+        (Kind::Keyed, _) => Some(held.body.clone()),
+        (Kind::Isolated, _) => None,
+    };
+    if let Some(body) = body {
+        deliver(core, arrived, session, &bound, body).await;
+    }
+}
+
+/// Passes a client's answer to a question of the server's on, if the question was asked in the present binding.
+pub async fn respond(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &Arc<Session>) {
+    session.touch(core.app.effects.now());
+    let Some(bound) = recover::current(session).filter(|_| session.kind == Kind::Issued) else { return };
+    let tagger = Tagger::new(&core.app, session.key.0, bound.generation);
+    match tagger.inward_response(held) {
+        Some(body) => deliver(core, arrived, session, &bound, body.into()).await,
+        None => tracing::info!(
+            session = core.app.log_id(&session.key.0),
+            "an answer to no question of the present upstream session was dropped"
+        ),
+    }
+}
+
+async fn deliver(core: &Rc<Core>, arrived: &Arrived, session: &Session, bound: &Bound, body: Bytes) {
+    let headers = headers(arrived, session.kind, &bound.address);
+    match send(core, &session.route, headers, body).await {
+        Ok(looked) => {
+            let status = looked.status.as_u16();
+            if !looked.status.is_success() {
+                tracing::info!(status, "the upstream did not take a notification or response");
+            }
+            upstream::discard(looked);
+        }
+        Err(error) => tracing::info!(%error, "a notification or response did not reach the upstream"),
+    }
+}
+
+/// `notifications/cancelled` under the id that the upstream knows the request by.
+fn cancel_unique(session: &Session, held: &Held) -> Option<Vec<u8>> {
+    let at = held.param(&["requestId"]).ok()??;
+    let theirs = std::str::from_utf8(&held.body[at.clone()]).ok()?;
+    let ours = session.unique_match(theirs)?;
+    let edit = throughline_wire::splice::Edit::replace(at, ours.as_bytes());
+    Some(throughline_wire::splice::splice(&held.body, &mut [edit]))
+}
+
+/// Headers for the upstream: the client's that mean something there, and what puts the request into the session.
+fn headers(arrived: &Arrived, kind: Kind, address: &Address) -> HeaderMap {
+    let mut headers = forwarded(&arrived.headers);
+    let own = headers.get(MCP_PROTOCOL_VERSION).cloned().filter(|_| kind == Kind::Issued);
+    address.apply(&mut headers);
+    // A client of its own session says itself what it speaks, right or wrong.
+    if let Some(own) = own {
+        headers.insert(HeaderName::from_static(MCP_PROTOCOL_VERSION), own);
+    }
+    headers
+}
+
+/// The client's headers that an upstream gets. Credentials, cookies and addresses are not among them.
+pub fn forwarded(from: &HeaderMap) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(12);
+    for (name, value) in from {
+        let pass = match name.as_str() {
+            MCP_PROTOCOL_VERSION | MCP_METHOD | MCP_NAME | "traceparent" | "tracestate" | "baggage" => true,
+            other => *name == USER_AGENT || *name == ACCEPT_LANGUAGE || other.starts_with(MCP_PARAM_PREFIX),
+        };
+        if pass {
+            headers.append(name, value.clone());
+        }
+    }
+    headers.insert(ACCEPT, ACCEPT_BOTH);
+    headers.insert(CONTENT_TYPE, JSON);
+    headers
+}
+
+/// Headers for the upstream's standing stream.
+pub fn listen_headers(arrived: &HeaderMap, address: &Address, last_event_id: Option<&[u8]>) -> HeaderMap {
+    let mut headers = forwarded(arrived);
+    headers.remove(CONTENT_TYPE);
+    headers.insert(ACCEPT, http::HeaderValue::from_static("text/event-stream"));
+    address.apply(&mut headers);
+    if let Some(id) = last_event_id.and_then(|id| http::HeaderValue::from_bytes(id).ok()) {
+        headers.insert(HeaderName::from_static(LAST_EVENT_ID), id);
+    }
+    headers
+}
+
+/// Whether a successful request changes what a recovery has to restore.
+pub fn is_remembered(method: &str) -> bool {
+    matches!(method, method::SET_LEVEL | method::SUBSCRIBE | method::UNSUBSCRIBE)
+}
+
+/// Notes such a request, once the upstream has answered it with a result.
+pub async fn remember(core: &Core, session: &Session, held: &Held, response: &[u8]) {
+    let limits = Limits::default();
+    let succeeded = matches!(
+        Envelope::parse(response, &limits).map(|envelope| envelope.message),
+        Ok(Message::Response { outcome: Outcome::Result(_), .. })
+    );
+    let Some(params) = held.raw_params().filter(|_| succeeded) else { return };
+    let uri =
+        envelope::member(params, "uri").ok().flatten().and_then(|span| envelope::string_value(&params[span]));
+    let key = match &*held.method {
+        method::SET_LEVEL => method::SET_LEVEL.to_owned(),
+        _ => format!("{} {}", method::SUBSCRIBE, uri.unwrap_or_default()),
+    };
+    let step = (&*held.method != method::UNSUBSCRIBE).then(|| RestoreStep {
+        key: key.clone(),
+        method: held.method.to_string(),
+        params: core.app.keys.seal_secret(&session.key.0, params, core.app.effects.bytes()),
+    });
+    let change = |record: &mut Record| {
+        record.restore.retain(|known| known.key != key);
+        if record.restore.len() < MAX_RESTORE {
+            record.restore.extend(step.clone());
+        }
+        true
+    };
+    session.update(&core.app, change).await;
+}
+
+/// Steps kept for one session. Further subscriptions work, but are not restored.
+const MAX_RESTORE: usize = 256;

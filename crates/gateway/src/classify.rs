@@ -1,0 +1,315 @@
+//! Says what came: one HTTP request becomes one [`Arrived`], checked, with its era and its caller decided.
+//! Nothing behind this asks again.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, ORIGIN};
+use http::{HeaderMap, HeaderValue, Method, Request};
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use throughline_wire::envelope::{self, Envelope, Limits, Message, Span};
+use throughline_wire::era::request_era;
+use throughline_wire::headers::{LAST_EVENT_ID, MCP_PROTOCOL_VERSION, MCP_SESSION_ID};
+use throughline_wire::method;
+use throughline_wire::version::{ASSUMED, Era, ProtocolVersion};
+
+use crate::app::{App, Route};
+use crate::config::{Answers, Mode};
+use crate::error::Fault;
+use crate::principal::{self, Caller};
+
+/// The reserved `_meta` member of revision 2026-07-28 that names the version of a request.
+const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+
+/// A request as everything behind this module sees it.
+pub struct Arrived {
+    /// Where it came in.
+    pub route: Arc<Route>,
+    /// Who sent it.
+    pub caller: Caller,
+    /// What it is.
+    pub what: What,
+    /// Which era the client speaks.
+    pub era: Era,
+    /// What the client can read.
+    pub accepts: Accepts,
+    /// The session id that it carries.
+    pub session_id: Option<HeaderValue>,
+    /// The value of its MCP-Protocol-Version header.
+    pub version: Option<HeaderValue>,
+    /// All its headers.
+    pub headers: HeaderMap,
+}
+
+/// The kinds of things that come.
+pub enum What {
+    /// `initialize`.
+    Initialize(Held),
+    /// Any other request.
+    Request(Held),
+    /// A notification.
+    Notification(Held),
+    /// The client's answer to a question of the server's.
+    Response(Held),
+    /// GET: a stream to listen to, or to resume after this event.
+    Listen(Option<String>),
+    /// DELETE: the client ends its session.
+    Close,
+}
+
+/// A message and the places in it that may have to be changed.
+#[derive(Clone)]
+pub struct Held {
+    /// The body as it came.
+    pub body: Bytes,
+    /// Raw JSON of the id.
+    pub id: Option<Span>,
+    /// The method; empty for a response.
+    pub method: Box<str>,
+    /// The parameters.
+    pub params: Option<Span>,
+}
+
+impl Held {
+    /// Raw JSON of the id.
+    pub fn raw_id(&self) -> Option<&str> {
+        self.id.clone().and_then(|span| std::str::from_utf8(&self.body[span]).ok())
+    }
+
+    /// Raw JSON of the parameters.
+    pub fn raw_params(&self) -> Option<&[u8]> {
+        self.params.clone().map(|span| &self.body[span])
+    }
+
+    /// Where the value at this path in the parameters stands in the body.
+    pub fn param(&self, names: &[&str]) -> Result<Option<Span>, Fault> {
+        let Some(params) = self.params.clone() else { return Ok(None) };
+        let found = envelope::path(&self.body[params.clone()], names)?;
+        Ok(found.map(|span| params.start + span.start..params.start + span.end))
+    }
+}
+
+/// What the client can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepts {
+    /// JSON only: streams are gathered for it.
+    Json,
+    /// Event streams as well.
+    Streams,
+}
+
+/// What a client that goes away means by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDisconnect {
+    /// It cancels its request (2026-07-28, "Cancellation").
+    Cancel,
+    /// Nothing: the request goes on (2025-11-25, "Sending Messages to the Server").
+    KeepReading,
+}
+
+impl Arrived {
+    /// What it means if the client goes away now.
+    pub fn on_disconnect(&self) -> OnDisconnect {
+        match (self.era, &self.what) {
+            (Era::Legacy, What::Initialize(_) | What::Request(_)) => OnDisconnect::KeepReading,
+            _ => OnDisconnect::Cancel,
+        }
+    }
+
+    /// The message, where there is one.
+    pub fn held(&self) -> Option<&Held> {
+        match &self.what {
+            What::Initialize(held)
+            | What::Request(held)
+            | What::Notification(held)
+            | What::Response(held) => Some(held),
+            What::Listen(_) | What::Close => None,
+        }
+    }
+}
+
+/// A request that was refused here; the id, where it was understood that far.
+pub struct Refused {
+    /// Why.
+    pub fault: Fault,
+    /// Raw JSON of the request's id.
+    pub id: Option<String>,
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Self {
+        Refused { fault, id: None }
+    }
+}
+
+/// Reads and checks one HTTP request.
+pub async fn classify(app: &App, request: Request<Incoming>) -> Result<Arrived, Refused> {
+    let (parts, body) = request.into_parts();
+    check_origin(app, &parts.uri, &parts.headers)?;
+    let route = Arc::clone(app.route(parts.uri.path()).ok_or(Fault::NoRoute)?);
+    let headers = parts.headers;
+    let what = match parts.method {
+        Method::POST => message(app, &headers, body).await?,
+        Method::GET => What::Listen(text(&headers, LAST_EVENT_ID).map(str::to_owned)),
+        Method::DELETE => What::Close,
+        _ => return Err(Fault::Method("POST").into()),
+    };
+    let version = headers.get(MCP_PROTOCOL_VERSION).cloned();
+    let era = era_of(&what, text(&headers, MCP_PROTOCOL_VERSION))?;
+    let listens = matches!(what, What::Listen(_) | What::Close);
+    if listens && (era == Era::Modern || route.config.mode == Mode::Stateless) {
+        return Err(Fault::Method("POST").into());
+    }
+    let accepts = accepts(&route, &headers);
+    Ok(Arrived {
+        caller: principal::identify(app, &route, &headers),
+        session_id: headers.get(MCP_SESSION_ID).cloned(),
+        route,
+        what,
+        era,
+        accepts,
+        version,
+        headers,
+    })
+}
+
+/// The one decision about a request's era.
+fn era_of(what: &What, header: Option<&str>) -> Result<Era, Fault> {
+    let held = match what {
+        What::Request(held) | What::Notification(held) => held,
+        // `initialize` is what legacy means; a response has no `_meta` of its own.
+        What::Initialize(_) => return Ok(Era::Legacy),
+        What::Response(_) | What::Listen(_) | What::Close => return Ok(request_era(header, None)),
+    };
+    let meta = held.param(&["_meta", META_VERSION])?;
+    let meta = meta.and_then(|span| envelope::string_value(&held.body[span]));
+    Ok(request_era(header, meta.as_deref()))
+}
+
+async fn message(app: &App, headers: &HeaderMap, body: Incoming) -> Result<What, Refused> {
+    if !is_json(headers) {
+        return Err(Fault::ContentType.into());
+    }
+    let body = read_body(body, app.config.limits.body_bytes).await?;
+    let limits = Limits { max_depth: app.config.limits.json_depth };
+    let envelope = Envelope::parse(&body, &limits).map_err(Fault::Envelope)?;
+    let held = |id: Option<Span>, method: &str, params: Option<Span>, body: &Bytes| Held {
+        body: body.clone(),
+        id,
+        method: method.into(),
+        params,
+    };
+    Ok(match envelope.message {
+        Message::Request { id, method, params } => {
+            let held = held(Some(id.span()), &method, params, &body);
+            if &*held.method == method::INITIALIZE { What::Initialize(held) } else { What::Request(held) }
+        }
+        // Copilot Studio sends `"id": null` with its notifications.
+        Message::Notification { method, params, .. } => {
+            What::Notification(held(None, &method, params, &body))
+        }
+        Message::Response { id, .. } => What::Response(held(id.map(|id| id.span()), "", None, &body)),
+    })
+}
+
+async fn read_body(mut body: Incoming, limit: usize) -> Result<Bytes, Fault> {
+    if body.size_hint().lower() > limit as u64 {
+        return Err(Fault::BodyTooLarge(limit));
+    }
+    let mut pieces: Vec<Bytes> = Vec::new();
+    let mut len = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Fault::BodyBroken)?;
+        let Ok(piece) = frame.into_data() else { continue };
+        len += piece.len();
+        if len > limit {
+            return Err(Fault::BodyTooLarge(limit));
+        }
+        pieces.push(piece);
+    }
+    Ok(match pieces.len() {
+        1 => pieces.remove(0),
+        _ => pieces.concat().into(),
+    })
+}
+
+/// The header's value, where it is text.
+pub fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+fn accepts(route: &Route, headers: &HeaderMap) -> Accepts {
+    match route.config.answers {
+        Answers::AsUpstream if reads_streams(headers) => Accepts::Streams,
+        _ => Accepts::Json,
+    }
+}
+
+/// Whether the client reads event streams.
+pub fn reads_streams(headers: &HeaderMap) -> bool {
+    headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+        value.split(',').any(|range| {
+            let range = range.split(';').next().unwrap_or_default().trim();
+            ["text/event-stream", "text/*", "*/*"].iter().any(|known| range.eq_ignore_ascii_case(known))
+        })
+    })
+}
+
+/// Refuses requests that a page in somebody's browser makes in their name: by DNS rebinding (Host), or openly
+/// (Origin, Sec-Fetch-Site).
+fn check_origin(app: &App, uri: &http::Uri, headers: &HeaderMap) -> Result<(), Fault> {
+    let config = &app.config;
+    let loopback = config.on_loopback();
+    let authority = uri.authority().map(http::uri::Authority::as_str);
+    let host =
+        authority.or_else(|| headers.get(HOST).and_then(|host| host.to_str().ok())).unwrap_or_default();
+    let listed = |list: &[String], value: &str| list.iter().any(|known| known.eq_ignore_ascii_case(value));
+    let host_name = name_of(host);
+    let host_known = listed(&config.allowed_hosts, host) || listed(&config.allowed_hosts, host_name);
+    if !(host_known || (loopback && is_loopback_name(host_name))) {
+        return Err(Fault::BadHost);
+    }
+    let origin = match headers.get(ORIGIN) {
+        None => None,
+        Some(origin) => Some(origin.to_str().map_err(|_| Fault::BadOrigin)?),
+    };
+    if origin.is_some_and(|origin| listed(&config.allowed_origins, origin)) {
+        return Ok(());
+    }
+    if headers.get(HeaderName::from_static("sec-fetch-site")).is_some_and(|site| site == "cross-site") {
+        return Err(Fault::BadOrigin);
+    }
+    match origin.map(|origin| origin.split_once("://").map(|(_, host)| host)) {
+        None => Ok(()),
+        Some(Some(origin_host)) if origin_host.eq_ignore_ascii_case(host) => Ok(()),
+        Some(Some(origin_host)) if loopback && is_loopback_name(name_of(origin_host)) => Ok(()),
+        Some(_) => Err(Fault::BadOrigin),
+    }
+}
+
+/// A host without its port.
+fn name_of(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => name,
+        _ => host,
+    }
+}
+
+fn is_loopback_name(name: &str) -> bool {
+    let name = name.trim_matches(['[', ']']);
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// The version that the client's header names, or the one that a missing header means.
+pub fn version_of(header: Option<&HeaderValue>) -> ProtocolVersion {
+    header.and_then(|value| value.to_str().ok()).and_then(ProtocolVersion::parse).unwrap_or(ASSUMED)
+}

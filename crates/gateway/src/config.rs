@@ -1,0 +1,386 @@
+//! The configuration: one TOML file, then the environment, then flags.
+//!
+//! ```text
+//! Config::parse(file) or Config::for_upstream(url)
+//!     -> apply(Overrides::from_env(..)) -> apply(flags) -> check()
+//! ```
+//!
+//! Every mistake in a file is reported at once, each with its line ([`ConfigErrors`]). What a key is called and
+//! what it accepts is said once, in the tables of `schema`; [`EXAMPLE`] explains each of them to the operator,
+//! and a test holds the two together.
+
+mod error;
+mod overrides;
+mod read;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Uri;
+
+pub use error::{ConfigError, ConfigErrors, Place, ValueError};
+pub use overrides::Overrides;
+
+/// The commented example configuration, as shipped. It is valid as it stands, and so it is with every option
+/// in it switched on; the values of its commented-out options are the defaults wherever there is one.
+pub const EXAMPLE: &str = include_str!("../../../examples/throughline.toml");
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+const GIB: usize = 1024 * MIB;
+
+const fn minutes(n: u64) -> Duration {
+    Duration::from_secs(60 * n)
+}
+
+const fn hours(n: u64) -> Duration {
+    minutes(60 * n)
+}
+
+const fn days(n: u64) -> Duration {
+    hours(24 * n)
+}
+
+/// Everything the gateway is told at start. Made by [`Config::parse`] or [`Config::for_upstream`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Address and port of the main listener; port 0 takes a free one. Default `127.0.0.1:8808`.
+    pub listen: SocketAddr,
+    /// How many worker threads, each with a runtime of its own. Default (`None`): one per core.
+    pub workers: Option<NonZeroUsize>,
+    /// Where the gateway keeps its key file and the embedded store. Default (`None`): [`default_state_dir`].
+    pub state_dir: Option<PathBuf>,
+    /// Where session records live. Default: embedded, in the state directory.
+    pub store: StoreUrl,
+    /// Values of `Host` that are accepted, in lower case: `name` (any port) or `name:port`. While the gateway
+    /// listens on loopback they come on top of the loopback names; elsewhere they are the only ones, so
+    /// [`Config::check`] asks for at least one. Default: none.
+    pub allowed_hosts: Vec<String>,
+    /// Values of `Origin` that are accepted, as a browser sends them (`scheme://host[:port]`, in lower case, no
+    /// default port), on top of the loopback origins while the gateway listens on loopback. Default: none.
+    pub allowed_origins: Vec<String>,
+    /// How much a peer may send or hold.
+    pub limits: Limits,
+    /// How long the gateway waits.
+    pub timeouts: Timeouts,
+    /// How long sessions live.
+    pub sessions: Sessions,
+    /// What is served, never empty; names and paths are distinct. The unnamed route comes first.
+    pub routes: Vec<Route>,
+    /// Whether a configuration file was given. See [`Config::anonymous_callers_share`].
+    pub from_file: bool,
+    /// Where `listen` was written, for [`Config::check`].
+    listen_place: Place,
+}
+
+/// Which store holds the session records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// `memory:` Records end with the process.
+    Memory,
+    /// `embedded:DIR` A database file in this directory, which survives a restart of this one node.
+    /// `None` (`embedded:`) is the directory `store` in the state directory.
+    Embedded(Option<PathBuf>),
+}
+
+impl std::str::FromStr for StoreUrl {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        value::store(text)
+    }
+}
+
+/// How much a peer may send or hold. Sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `limits.body`: a request's body. Default 4 MiB.
+    pub body_bytes: usize,
+    /// `limits.answer`: an upstream answer that has to be held whole, since it is translated or turned into
+    /// JSON; one that only streams through has no limit. Default 16 MiB.
+    pub answer_bytes: usize,
+    /// `limits.event`: one event of an upstream's event stream. Default 16 MiB.
+    pub event_bytes: usize,
+    /// `limits.head`: request line and headers together. Default 32 KiB.
+    pub header_bytes: usize,
+    /// `limits.headers`: how many headers a request may have. Default 100.
+    pub headers: usize,
+    /// `limits.connections`: client connections open at a time, over all workers. Default 10,000.
+    pub connections: usize,
+    /// `limits.sessions`: sessions alive at a time, over all routes. Default 100,000.
+    pub sessions: usize,
+    /// `limits.json_depth`: how deep a message may nest arrays and objects. Default 128, which is also the most.
+    pub json_depth: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 4 * MIB,
+            answer_bytes: 16 * MIB,
+            event_bytes: 16 * MIB,
+            header_bytes: 32 * KIB,
+            headers: 100,
+            connections: 10_000,
+            sessions: 100_000,
+            json_depth: 128,
+        }
+    }
+}
+
+/// How long the gateway waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// `timeouts.connect`: how long a connection to the upstream is tried, and tried again while it is refused,
+    /// so that a request outlives the upstream's restart. Default 5 s.
+    pub connect: Duration,
+    /// `timeouts.first_byte`: how long the upstream may take to begin an answer. Default 5 min, since a tool
+    /// that answers in plain JSON sends nothing before it is done.
+    pub first_byte: Duration,
+    /// `timeouts.call`: how long one request may take in all. Default 1 h.
+    pub call: Duration,
+    /// `timeouts.header_read`: how long a client may take to send the head of a request. Default 10 s.
+    pub header_read: Duration,
+    /// `timeouts.shutdown`: how long requests in flight may go on after a signal to stop. Default 20 s, which is
+    /// within the 30 s that Kubernetes allows.
+    pub shutdown: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            first_byte: minutes(5),
+            call: hours(1),
+            header_read: Duration::from_secs(10),
+            shutdown: Duration::from_secs(20),
+        }
+    }
+}
+
+/// How long sessions, and what belongs to them, live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sessions {
+    /// `sessions.idle`: after so long without a request the upstream session is released; the client's id stays
+    /// good, and its next request gets a new one. Default 1 h.
+    pub idle: Duration,
+    /// `sessions.absolute`: after so long a session id ends, used or not. Never less than `idle`. Default 7 d.
+    pub absolute: Duration,
+    /// `sessions.initialize_cache`: how long the upstream's answer to `initialize` is given to further clients
+    /// that ask the same. Default 10 min.
+    pub initialize_cache: Duration,
+    /// `sessions.warm`: how long an upstream session that such an `initialize` made waits for its first request
+    /// before it is closed. Default 30 s.
+    pub warm: Duration,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            idle: hours(1),
+            absolute: days(7),
+            initialize_cache: minutes(10),
+            warm: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A path of the gateway, the upstream behind it, and its policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// `[routes.NAME]`: 1 to 63 of `a-z`, `0-9` and `-`. Empty for the unnamed route, `[upstream]`.
+    pub name: String,
+    /// Where clients reach it: `/mcp` for the unnamed route, else `/NAME/mcp`.
+    pub path: String,
+    /// `url`: the upstream's endpoint, an absolute `http` URL without user name and fragment.
+    pub upstream: Uri,
+    /// `mode`: whether sessions are kept. Default [`Mode::Sessions`].
+    pub mode: Mode,
+    /// `anonymous`: what callers without credentials and session id have in common. Default
+    /// [`Anonymous::Isolated`] in a file, [`Anonymous::Shared`] without one;
+    /// ask [`Config::anonymous_callers_share`].
+    pub anonymous: Anonymous,
+    /// `answers`: the form of answers. Default [`Answers::AsUpstream`].
+    pub answers: Answers,
+    /// `on_store_miss`: what becomes of a valid session id without a record. Default [`OnStoreMiss::Rebuild`].
+    pub on_store_miss: OnStoreMiss,
+    /// `unsafe_after_loss`: what becomes of a request that is not safe to repeat when it meets a lost session
+    /// and certainly was not executed. Default [`UnsafeAfterLoss::Replay`].
+    pub unsafe_after_loss: UnsafeAfterLoss,
+}
+
+impl Route {
+    /// A route with the defaults of a file. An empty `name` makes the unnamed route.
+    fn new(name: &str, upstream: Uri) -> Self {
+        Self {
+            name: name.to_owned(),
+            path: if name.is_empty() { "/mcp".to_owned() } else { format!("/{name}/mcp") },
+            upstream,
+            mode: Mode::Sessions,
+            anonymous: Anonymous::Isolated,
+            answers: Answers::AsUpstream,
+            on_store_miss: OnStoreMiss::Rebuild,
+            unsafe_after_loss: UnsafeAfterLoss::Replay,
+        }
+    }
+}
+
+/// Whether a route keeps sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `"sessions"`: clients get session ids, and those that send none are recognised where that is safe.
+    Sessions,
+    /// `"stateless"`: no session ids given or read; every request is on its own.
+    Stateless,
+}
+
+/// What callers have in common that send neither credentials nor a session id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anonymous {
+    /// `"shared"`: one upstream session, so each sees what the others left in it.
+    Shared,
+    /// `"isolated"`: nothing; each request gets an upstream session of its own.
+    Isolated,
+}
+
+/// The form in which a route answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// `"as-upstream"`: JSON or an event stream, as the upstream answered and the client accepts.
+    AsUpstream,
+    /// `"json"`: always JSON.
+    Json,
+}
+
+/// What becomes of a valid session id whose record the store does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStoreMiss {
+    /// `"rebuild"`: it gets a new upstream session.
+    Rebuild,
+    /// `"not-found"`: 404, as a server without a gateway would answer, so that the client starts anew.
+    NotFound,
+}
+
+/// What becomes of an unsafe request (one that may not be executed twice) that met a lost upstream session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnsafeAfterLoss {
+    /// `"replay"`: it is sent again in the new session, since it was certainly not executed.
+    Replay,
+    /// `"refuse"`: its caller gets an error that says that state of the server was lost.
+    Refuse,
+}
+
+impl Config {
+    /// What `throughline serve URL` without a file runs with: the defaults, and one unnamed route.
+    ///
+    /// # Errors
+    /// When `url` cannot be an upstream (see [`Route::upstream`]).
+    pub fn for_upstream(url: &str) -> Result<Self, ConfigErrors> {
+        let upstream = value::upstream(url).map_err(|e| ConfigErrors::one(Place::Argument("URL"), e))?;
+        let route = Route { anonymous: Anonymous::Shared, ..Route::new("", upstream) };
+        Ok(Self { routes: vec![route], from_file: false, ..Self::without_routes() })
+    }
+
+    /// Reads the `text` of a TOML file; `file_name` only serves the error messages.
+    ///
+    /// # Errors
+    /// All mistakes in the file, in the order of its lines.
+    pub fn parse(text: &str, file_name: &str) -> Result<Self, ConfigErrors> {
+        schema::parse(text, file_name)
+    }
+
+    /// Puts what `overrides` says in place of what was configured.
+    pub fn apply(&mut self, overrides: Overrides) {
+        let Overrides { listen, store, state_dir, workers, allowed_hosts, stateless } = overrides;
+        if let Some(listen) = listen {
+            self.listen = listen;
+            self.listen_place = Place::Unknown;
+        }
+        if let Some(store) = store {
+            self.store = store;
+        }
+        self.state_dir = state_dir.or_else(|| self.state_dir.take());
+        self.workers = workers.or(self.workers);
+        if let Some(hosts) = allowed_hosts {
+            self.allowed_hosts = hosts;
+        }
+        if stateless {
+            self.routes.iter_mut().for_each(|route| route.mode = Mode::Stateless);
+        }
+    }
+
+    /// Checks what can only be judged once file, environment and flags are put together: call it after the last
+    /// [`Config::apply`].
+    ///
+    /// # Errors
+    /// When the gateway can be reached from other machines and no allowed host is known. Without a list the
+    /// check of `Host` would refuse every client, or, left out, let any web page reach the gateway through a
+    /// name that it makes resolve to it (DNS rebinding).
+    pub fn check(&self) -> Result<(), ConfigErrors> {
+        if self.on_loopback() || !self.allowed_hosts.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "{} can be reached from other machines, so the names that clients use for it are needed: set \
+             allowed_hosts or THROUGHLINE_ALLOWED_HOSTS",
+            self.listen
+        );
+        let error = ConfigError { place: self.listen_place.clone(), key: "listen".to_owned(), message };
+        Err(ConfigErrors(vec![error]))
+    }
+
+    /// Whether only this machine can reach the main listener.
+    #[must_use]
+    pub fn on_loopback(&self) -> bool {
+        self.listen.ip().to_canonical().is_loopback()
+    }
+
+    /// Whether callers of `route` that send neither credentials nor a session id share one upstream session.
+    /// A file's word counts as it stands. Without a file they share only on loopback, and never when the request
+    /// came through a proxy (`proxied`: it carries `Forwarded`, `X-Forwarded-*` or `Via`), since then
+    /// they may be different people.
+    #[must_use]
+    pub fn anonymous_callers_share(&self, route: &Route, proxied: bool) -> bool {
+        match route.anonymous {
+            Anonymous::Isolated => false,
+            Anonymous::Shared => self.from_file || (self.on_loopback() && !proxied),
+        }
+    }
+
+    fn without_routes() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8808)),
+            workers: None,
+            state_dir: None,
+            store: StoreUrl::Embedded(None),
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            sessions: Sessions::default(),
+            routes: Vec::new(),
+            from_file: true,
+            listen_place: Place::Unknown,
+        }
+    }
+}
+
+/// The state directory when none is configured: `$STATE_DIRECTORY` (set by systemd; the first, if several), else
+/// `$XDG_STATE_HOME/throughline`, else `~/.local/state/throughline`. `None` without any of these variables.
+/// Relative values of the last two do not count, as the XDG base directory specification has it.
+#[must_use]
+pub fn default_state_dir(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let set = |name: &str| env(name).filter(|value| !value.is_empty());
+    if let Some(dirs) = set("STATE_DIRECTORY") {
+        return dirs.split(':').find(|dir| !dir.is_empty()).map(PathBuf::from);
+    }
+    let absolute = |name: &str| set(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state_home = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    Some(state_home.join("throughline"))
+}

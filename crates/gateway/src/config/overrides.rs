@@ -1,0 +1,71 @@
+//! What the environment and flags say in place of the file.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use super::{ConfigError, ConfigErrors, Place, StoreUrl, ValueError, value};
+
+/// Settings that stand above the file's; `None` and `false` leave it as it is.
+/// The environment's are applied first, the command line's after them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// In place of [`Config::listen`](super::Config::listen).
+    pub listen: Option<SocketAddr>,
+    /// In place of [`Config::store`](super::Config::store).
+    pub store: Option<StoreUrl>,
+    /// In place of [`Config::state_dir`](super::Config::state_dir).
+    pub state_dir: Option<PathBuf>,
+    /// In place of [`Config::workers`](super::Config::workers).
+    pub workers: Option<NonZeroUsize>,
+    /// In place of [`Config::allowed_hosts`](super::Config::allowed_hosts).
+    pub allowed_hosts: Option<Vec<String>>,
+    /// Makes every route [`Mode::Stateless`](super::Mode::Stateless).
+    pub stateless: bool,
+}
+
+impl Overrides {
+    /// Reads `THROUGHLINE_LISTEN`, `THROUGHLINE_STORE`, `THROUGHLINE_STATE_DIR`, `THROUGHLINE_WORKERS` and
+    /// `THROUGHLINE_ALLOWED_HOSTS` (separated by commas). An empty variable counts as unset.
+    ///
+    /// # Errors
+    /// All variables that hold no value of their kind.
+    pub fn from_env(env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
+        let mut variables = Variables { env, errors: Vec::new() };
+        let overrides = Self {
+            listen: variables.parse("THROUGHLINE_LISTEN", value::listen),
+            store: variables.parse("THROUGHLINE_STORE", value::store),
+            state_dir: variables.parse("THROUGHLINE_STATE_DIR", value::directory),
+            workers: variables.parse("THROUGHLINE_WORKERS", value::workers),
+            allowed_hosts: variables.parse("THROUGHLINE_ALLOWED_HOSTS", hosts),
+            stateless: false,
+        };
+        if variables.errors.is_empty() { Ok(overrides) } else { Err(ConfigErrors(variables.errors)) }
+    }
+}
+
+fn hosts(text: &str) -> Result<Vec<String>, ValueError> {
+    text.split(',').map(|host| value::host(host.trim())).collect()
+}
+
+struct Variables<'a> {
+    env: &'a dyn Fn(&str) -> Option<String>,
+    errors: Vec<ConfigError>,
+}
+
+impl Variables<'_> {
+    fn parse<V>(&mut self, name: &'static str, parse: fn(&str) -> Result<V, ValueError>) -> Option<V> {
+        let text = (self.env)(name).filter(|text| !text.is_empty())?;
+        match parse(&text) {
+            Ok(value) => Some(value),
+            Err(ValueError(message)) => {
+                self.errors.push(ConfigError {
+                    place: Place::Environment(name),
+                    key: String::new(),
+                    message,
+                });
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The keys of the configuration file, what each accepts, and the rules between them.
+//!
+//! A new key is a line here, a field in `config.rs` and a paragraph in the example; a test misses the last.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use http::Uri;
+use toml::de::{DeTable, Error};
+
+use super::read::{Field, Key, Reader};
+use super::value::{self, show_duration};
+use super::{
+    Anonymous, Answers, Config, ConfigErrors, GIB, KIB, Limits, MIB, Mode, OnStoreMiss, Place, Route,
+    Sessions, Timeouts, UnsafeAfterLoss, days, hours, minutes,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+const FILE: &[Key<Config>] = &[
+    Key::new("listen", |c, f| {
+        f.parsed(&mut c.listen, "an address", value::listen);
+        c.listen_place = f.place();
+    }),
+    Key::new("workers", |c, f| {
+        let mut workers = 1;
+        f.count(&mut workers, value::WORKERS);
+        c.workers = NonZeroUsize::new(workers);
+    }),
+    Key::new("state_dir", |c, f| f.parsed(&mut c.state_dir, "a path", |s| value::directory(s).map(Some))),
+    Key::new("store", |c, f| f.parsed(&mut c.store, "a store", value::store)),
+    Key::new("allowed_hosts", |c, f| f.list(&mut c.allowed_hosts, "hosts", value::host)),
+    Key::new("allowed_origins", |c, f| f.list(&mut c.allowed_origins, "origins", value::origin)),
+    Key::new("limits", |c, f| {
+        f.table(&mut c.limits, LIMITS);
+    }),
+    Key::new("timeouts", |c, f| {
+        f.table(&mut c.timeouts, TIMEOUTS);
+    }),
+    Key::new("sessions", |c, f| sessions(&mut c.sessions, f)),
+    Key::new("upstream", |c, f| c.routes.insert(0, route("", f))),
+    Key::new("routes", |c, f| f.each_table(|name, f| c.routes.push(named_route(name, f)))),
+];
+
+const LIMITS: &[Key<Limits>] = &[
+    Key::new("body", |l, f| f.size(&mut l.body_bytes, KIB..=GIB)),
+    Key::new("answer", |l, f| f.size(&mut l.answer_bytes, KIB..=GIB)),
+    Key::new("event", |l, f| f.size(&mut l.event_bytes, KIB..=GIB)),
+    // The least is hyper's: it takes no smaller read buffer.
+    Key::new("head", |l, f| f.size(&mut l.header_bytes, 8 * KIB..=MIB)),
+    Key::new("headers", |l, f| f.count(&mut l.headers, 16..=1000)),
+    Key::new("connections", |l, f| f.count(&mut l.connections, 1..=1_000_000)),
+    Key::new("sessions", |l, f| f.count(&mut l.sessions, 1..=10_000_000)),
+    // The most is what the parser of `throughline-wire` can do (`Limits::MAX_DEPTH`).
+    Key::new("json_depth", |l, f| f.count(&mut l.json_depth, 16..=128)),
+];
+
+const TIMEOUTS: &[Key<Timeouts>] = &[
+    Key::new("connect", |t, f| f.duration(&mut t.connect, Duration::from_millis(100)..=minutes(5))),
+    Key::new("first_byte", |t, f| f.duration(&mut t.first_byte, SECOND..=days(1))),
+    Key::new("call", |t, f| f.duration(&mut t.call, SECOND..=days(7))),
+    Key::new("header_read", |t, f| f.duration(&mut t.header_read, SECOND..=minutes(5))),
+    Key::new("shutdown", |t, f| f.duration(&mut t.shutdown, SECOND..=hours(1))),
+];
+
+const SESSIONS: &[Key<Sessions>] = &[
+    Key::new("idle", |s, f| f.duration(&mut s.idle, SECOND..=days(365))),
+    Key::new("absolute", |s, f| f.duration(&mut s.absolute, SECOND..=days(365))),
+    Key::new("initialize_cache", |s, f| f.duration(&mut s.initialize_cache, SECOND..=days(1))),
+    Key::new("warm", |s, f| f.duration(&mut s.warm, SECOND..=minutes(10))),
+];
+
+const ROUTE: &[Key<Route>] = &[
+    Key::new("url", |r, f| f.parsed(&mut r.upstream, "a URL", value::upstream)),
+    Key::new("mode", |r, f| {
+        f.choice(&mut r.mode, &[("sessions", Mode::Sessions), ("stateless", Mode::Stateless)]);
+    }),
+    Key::new("anonymous", |r, f| {
+        f.choice(&mut r.anonymous, &[("shared", Anonymous::Shared), ("isolated", Anonymous::Isolated)]);
+    }),
+    Key::new("answers", |r, f| {
+        f.choice(&mut r.answers, &[("as-upstream", Answers::AsUpstream), ("json", Answers::Json)]);
+    }),
+    Key::new("on_store_miss", |r, f| {
+        let choices = [("rebuild", OnStoreMiss::Rebuild), ("not-found", OnStoreMiss::NotFound)];
+        f.choice(&mut r.on_store_miss, &choices);
+    }),
+    Key::new("unsafe_after_loss", |r, f| {
+        let choices = [("replay", UnsafeAfterLoss::Replay), ("refuse", UnsafeAfterLoss::Refuse)];
+        f.choice(&mut r.unsafe_after_loss, &choices);
+    }),
+];
+
+/// The dotted names of all keys; those of a route stand under `upstream`.
+pub(super) fn known_keys() -> Vec<String> {
+    fn of<T>(section: &str, keys: &[Key<T>]) -> Vec<String> {
+        keys.iter().map(|key| format!("{section}{}", key.name)).collect()
+    }
+    [
+        of("", FILE),
+        of("upstream.", ROUTE),
+        of("limits.", LIMITS),
+        of("timeouts.", TIMEOUTS),
+        of("sessions.", SESSIONS),
+    ]
+    .concat()
+}
+
+/// See [`Config::parse`].
+pub(super) fn parse(text: &str, file_name: &str) -> Result<Config, ConfigErrors> {
+    let mut reader = Reader { file_name, text, known: known_keys(), errors: Vec::new() };
+    let mut config = Config::without_routes();
+    let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    for error in &syntax_errors {
+        let span = error.span().unwrap_or_default();
+        let message = match text.get(span.clone()) {
+            Some(key) if is_duplicate(error) => format!("{}: {}", error.message(), key.trim()),
+            _ => error.message().to_owned(),
+        };
+        reader.fail(&span, "", message);
+    }
+    // What is left after any other syntax error may be something else than was meant, and complaints about it
+    // would mislead.
+    if syntax_errors.iter().all(is_duplicate) {
+        reader.table("", document.get_ref(), FILE, &mut config);
+        if config.routes.is_empty() {
+            let message =
+                "nothing to serve: write [upstream] or [routes.NAME], and in it url = \"http://...\"";
+            reader.fail(&(0..0), "", message.to_owned());
+        }
+    }
+    if reader.errors.is_empty() {
+        return Ok(config);
+    }
+    // Tables are read in the order of their names.
+    reader.errors.sort_by_key(|error| match error.place {
+        Place::File { line, .. } => line,
+        _ => 0,
+    });
+    Err(ConfigErrors(reader.errors))
+}
+
+fn is_duplicate(error: &Error) -> bool {
+    error.message() == "duplicate key"
+}
+
+fn sessions(sessions: &mut Sessions, field: &mut Field<'_, '_>) {
+    if field.table(sessions, SESSIONS) && sessions.idle > sessions.absolute {
+        let (idle, absolute) = (show_duration(sessions.idle), show_duration(sessions.absolute));
+        field.fail_inside("idle", format!("{idle} is longer than sessions.absolute, {absolute}"));
+    }
+}
+
+fn named_route(name: &str, field: &mut Field<'_, '_>) -> Route {
+    if let Err(error) = value::route_name(name) {
+        field.fail_name(error);
+    }
+    route(name, field)
+}
+
+fn route(name: &str, field: &mut Field<'_, '_>) -> Route {
+    // The empty URL never gets out: either `url` replaces it or the file is refused.
+    let mut route = Route::new(name, Uri::default());
+    field.table(&mut route, ROUTE);
+    field.require("url", "url = \"http://HOST:PORT/mcp\"");
+    route
+}

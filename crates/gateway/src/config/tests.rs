@@ -1,0 +1,428 @@
+//! What a file may say, what is refused, and in which words. Single values are tested in `value`.
+
+use super::*;
+
+const UPSTREAM: &str = "[upstream]\nurl = \"http://127.0.0.1:3000/mcp\"\n";
+
+/// The configuration of a file that also has an upstream.
+fn parse(text: &str) -> Config {
+    Config::parse(&format!("{text}\n{UPSTREAM}"), "t.toml").unwrap()
+}
+
+/// The error lines of a file as it stands.
+fn errors(text: &str) -> Vec<String> {
+    let errors = Config::parse(text, "t.toml").unwrap_err();
+    errors.to_string().lines().map(str::to_owned).collect()
+}
+
+/// The one error of a file that also has an upstream, which follows `text`.
+fn error(text: &str) -> String {
+    let lines = errors(&format!("{text}\n{UPSTREAM}"));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    lines.concat()
+}
+
+/// An environment of these variables.
+fn env(variables: &[(&str, &str)]) -> impl Fn(&str) -> Option<String> {
+    |name| variables.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned())
+}
+
+/// The example with every option switched on.
+fn example_in_full() -> String {
+    let switch_on = |line: &'static str| match line.strip_prefix('#') {
+        Some(option) if !option.is_empty() && !option.starts_with(' ') => option,
+        _ => line,
+    };
+    EXAMPLE.lines().map(switch_on).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_example_is_valid_and_says_nothing_but_the_defaults() {
+    let example = Config::parse(EXAMPLE, "throughline.toml").unwrap();
+    let smallest = Config::parse(UPSTREAM, "t.toml").unwrap();
+    assert_eq!(Config { listen_place: Place::Unknown, ..example }, smallest);
+}
+
+#[test]
+fn the_example_is_valid_in_full_and_shows_the_defaults() {
+    let full = Config::parse(&example_in_full(), "throughline.toml").unwrap();
+    assert_eq!(full.limits, Limits::default());
+    assert_eq!(full.timeouts, Timeouts::default());
+    assert_eq!(full.sessions, Sessions::default());
+    assert_eq!(full.store, StoreUrl::Embedded(None));
+    assert_eq!(full.routes[0], parse("").routes[0]);
+    assert_eq!(full.routes[1].path, "/files/mcp");
+}
+
+#[test]
+fn the_example_explains_every_key() {
+    let full = example_in_full();
+    let document = toml::de::DeTable::parse(&full).unwrap();
+    for key in schema::known_keys() {
+        let (section, name) = key.split_once('.').unwrap_or(("", &key));
+        let table = match document.get_ref().get(section) {
+            Some(value) => value.get_ref().as_table().unwrap(),
+            None => document.get_ref(),
+        };
+        assert!(table.contains_key(name), "{key} is missing in examples/throughline.toml");
+    }
+}
+
+/// Every key, none with its default.
+const EVERY_KEY: &str = r#"
+listen = "[::1]:9000"
+workers = 3
+state_dir = "/var/lib/tl"
+store = "memory:"
+allowed_hosts = ["MCP.example.com", "[::1]:8808", "10.0.0.7"]
+allowed_origins = ["https://App.example.com:443", "vscode-webview://abc"]
+[limits]
+body = 2048
+answer = "64KiB"
+event = "1GiB"
+head = 0x4000
+headers = 50
+connections = 7
+sessions = 8
+json_depth = 64
+[timeouts]
+connect = "500ms"
+first_byte = "2m"
+call = "2d"
+header_read = "3s"
+shutdown = "4s"
+[sessions]
+idle = "2h"
+absolute = "1d"
+initialize_cache = "1m"
+warm = "5s"
+[upstream]
+url = "http://[::1]:3000"
+[routes.files-2]
+url = "http://files.internal/x?y=1"
+mode = "stateless"
+anonymous = "shared"
+answers = "json"
+on_store_miss = "not-found"
+unsafe_after_loss = "refuse"
+"#;
+
+#[test]
+fn every_key_is_read() {
+    let config = Config::parse(EVERY_KEY, "t.toml").unwrap();
+    let expected = Config {
+        listen: "[::1]:9000".parse().unwrap(),
+        workers: NonZeroUsize::new(3),
+        state_dir: Some("/var/lib/tl".into()),
+        store: StoreUrl::Memory,
+        allowed_hosts: vec!["mcp.example.com".into(), "[::1]:8808".into(), "10.0.0.7".into()],
+        allowed_origins: vec!["https://app.example.com".into(), "vscode-webview://abc".into()],
+        limits: Limits {
+            body_bytes: 2048,
+            answer_bytes: 65536,
+            event_bytes: GIB,
+            header_bytes: 16384,
+            headers: 50,
+            connections: 7,
+            sessions: 8,
+            json_depth: 64,
+        },
+        timeouts: Timeouts {
+            connect: Duration::from_millis(500),
+            first_byte: minutes(2),
+            call: days(2),
+            header_read: Duration::from_secs(3),
+            shutdown: Duration::from_secs(4),
+        },
+        sessions: Sessions {
+            idle: hours(2),
+            absolute: days(1),
+            initialize_cache: minutes(1),
+            warm: Duration::from_secs(5),
+        },
+        routes: vec![
+            Route::new("", Uri::from_static("http://[::1]:3000")),
+            Route {
+                name: "files-2".into(),
+                path: "/files-2/mcp".into(),
+                upstream: Uri::from_static("http://files.internal/x?y=1"),
+                mode: Mode::Stateless,
+                anonymous: Anonymous::Shared,
+                answers: Answers::Json,
+                on_store_miss: OnStoreMiss::NotFound,
+                unsafe_after_loss: UnsafeAfterLoss::Refuse,
+            },
+        ],
+        from_file: true,
+        listen_place: Place::File { name: "t.toml".into(), line: 2 },
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once_in_the_order_of_lines() {
+    let text = "\
+workers = 0
+lissten = \"127.0.0.1:1\"
+allowed_hosts = [
+    \"*.example.com\",
+    7,
+]
+[upstream]
+url = \"https://mcp.example.com/mcp\"
+anonymous = \"everyone\"
+[timeouts]
+connect = 5
+[limits]
+body = \"4 MB\"
+";
+    assert_eq!(
+        errors(text),
+        [
+            "t.toml:1: workers: 0 is out of range: between 1 and 1024",
+            "t.toml:2: lissten: unknown key; did you mean listen?",
+            "t.toml:4: allowed_hosts: \"*.example.com\": patterns are not supported: write each host, such as \
+             mcp.example.com",
+            "t.toml:5: allowed_hosts: expected hosts in quotes, found an integer",
+            "t.toml:8: upstream.url: \"https://mcp.example.com/mcp\": TLS to upstreams is not built yet: write \
+             http://HOST:PORT/mcp",
+            "t.toml:9: upstream.anonymous: \"everyone\" is not \"shared\" or \"isolated\"",
+            "t.toml:11: timeouts.connect: 5 has no unit: write \"5s\" for seconds",
+            "t.toml:13: limits.body: \"4 MB\" is not a size: write a number of bytes or 4MiB",
+        ]
+    );
+}
+
+#[test]
+fn syntax_errors_carry_their_line() {
+    assert_eq!(
+        errors("listen = \"127.0.0.1:1\"\nworkers = \n[limits]\nbody = \"4MiB\n"),
+        [
+            "t.toml:2: string values must be quoted, expected literal string",
+            "t.toml:4: invalid basic string, expected `\"`",
+        ]
+    );
+    // A repeated key leaves the rest readable, so that is judged as well.
+    let twice = format!("workers = 1\nworkers = 2\nlisten = 5\n{UPSTREAM}{UPSTREAM}");
+    assert_eq!(
+        errors(&twice),
+        [
+            "t.toml:2: duplicate key: workers",
+            "t.toml:3: listen: expected an address in quotes, found an integer",
+            "t.toml:6: duplicate key: upstream",
+            "t.toml:7: duplicate key: url",
+        ]
+    );
+}
+
+#[test]
+fn unknown_keys_come_with_the_nearest_known_one() {
+    for (text, message) in [
+        ("limts = 1", "t.toml:1: limts: unknown key; did you mean limits?"),
+        (
+            "[timeouts]\nfirst-byte = \"1s\"",
+            "t.toml:2: timeouts.first-byte: unknown key; did you mean first_byte?",
+        ),
+        ("body = \"4MiB\"", "t.toml:1: body: unknown key; did you mean limits.body?"),
+        (
+            "[limits]\nlisten = \"x\"",
+            "t.toml:2: limits.listen: unknown key; listen belongs above the first [section]",
+        ),
+        (
+            "[sessions]\nfoo = 1",
+            "t.toml:2: sessions.foo: unknown key; there are idle, absolute, initialize_cache, warm",
+        ),
+    ] {
+        assert_eq!(error(text), message);
+    }
+}
+
+#[test]
+fn values_of_another_type_are_refused() {
+    for (text, message) in [
+        ("listen = true", "listen: expected an address in quotes, found a boolean"),
+        ("workers = \"4\"", "workers: expected a whole number, found a string"),
+        ("workers = 1.5", "workers: expected a whole number, found a float"),
+        ("allowed_hosts = \"a\"", "allowed_hosts: expected an array of hosts, [\"...\"], found a string"),
+        ("limits = 1979-05-27", "limits: expected a table, [limits], found a date"),
+        (
+            "limits.body = []",
+            "limits.body: expected a size, such as \"4MiB\" or a number of bytes, found an array",
+        ),
+        ("timeouts.call = {}", "timeouts.call: expected a duration, such as \"5s\", found a table"),
+        ("routes = 1", "routes: expected tables, [routes.NAME], found an integer"),
+        ("routes.a = 1", "routes.a: expected a table, [routes.a], found an integer"),
+        (
+            "[routes.a]\nurl = \"http://a\"\nmode = true",
+            "routes.a.mode: expected \"sessions\" or \"stateless\", found a boolean",
+        ),
+    ] {
+        let line = text.lines().count();
+        assert_eq!(error(text), format!("t.toml:{line}: {message}"));
+    }
+}
+
+#[test]
+fn absurd_values_are_refused_with_the_permitted_range() {
+    for (text, message) in [
+        ("limits.body = 0", "limits.body: 0 is out of range: between 1KiB and 1GiB"),
+        ("limits.body = \"2GiB\"", "limits.body: 2GiB is out of range: between 1KiB and 1GiB"),
+        ("limits.body = -1", "limits.body: -1 is not a size: write a number of bytes or 4MiB"),
+        ("limits.headers = -1", "limits.headers: -1 is out of range: between 16 and 1000"),
+        ("limits.json_depth = 0xFFFFFF", "limits.json_depth: 0xFFFFFF is out of range: between 16 and 128"),
+        ("timeouts.connect = \"0s\"", "timeouts.connect: 0ms is out of range: between 100ms and 5m"),
+        (
+            "timeouts.call = \"1500ms\"\ntimeouts.shutdown = \"90m\"",
+            "timeouts.shutdown: 90m is out of range: between 1s and 1h",
+        ),
+        ("sessions.warm = \"1d\"", "sessions.warm: 1d is out of range: between 1s and 10m"),
+        (
+            "[sessions]\nabsolute = \"30m\"\nidle = \"2h\"",
+            "sessions.idle: 2h is longer than sessions.absolute, 30m",
+        ),
+        ("[sessions]\nidle = \"8d\"", "sessions.idle: 8d is longer than sessions.absolute, 7d"),
+    ] {
+        let line = text.lines().count();
+        assert_eq!(error(text), format!("t.toml:{line}: {message}"));
+    }
+}
+
+#[test]
+fn an_idle_default_longer_than_absolute_is_told_at_the_section() {
+    assert_eq!(
+        error("\n[sessions]\nabsolute = \"30m\""),
+        "t.toml:2: sessions.idle: 1h is longer than sessions.absolute, 30m"
+    );
+}
+
+#[test]
+fn routes_need_a_good_name_and_a_url() {
+    assert_eq!(
+        errors("\nupstream.mode = \"sessions\"\nsessions.absolute = \"1s\""),
+        [
+            "t.toml:2: upstream: url is missing: write url = \"http://HOST:PORT/mcp\"",
+            "t.toml:3: sessions.idle: 1h is longer than sessions.absolute, 1s",
+        ]
+    );
+    assert_eq!(
+        errors("listen = \"127.0.0.1:1\""),
+        ["t.toml:1: nothing to serve: write [upstream] or [routes.NAME], and in it url = \"http://...\""]
+    );
+    let long = "a".repeat(64);
+    let text = format!(
+        "[routes.\"\"]\nurl = \"http://h\"\n[routes.Files]\nurl = \"http://h\"\n[routes.rest]\nurl = \"http://h\"\n\
+         [routes.{long}]\nurl = \"http://h\"\n[routes.a]\nmode = \"stateless\"\n[upstream]\n"
+    );
+    let name = |line: usize, name: &str| {
+        format!("t.toml:{line}: routes.{name}: {name:?} is not a route name: write 1 to 63 of a-z, 0-9 and -")
+    };
+    assert_eq!(
+        errors(&text),
+        [
+            name(1, ""),
+            name(3, "Files"),
+            "t.toml:5: routes.rest: the name \"rest\" is taken by the gateway itself: choose another"
+                .to_owned(),
+            name(7, &long),
+            "t.toml:9: routes.a: url is missing: write url = \"http://HOST:PORT/mcp\"".to_owned(),
+            "t.toml:11: upstream: url is missing: write url = \"http://HOST:PORT/mcp\"".to_owned(),
+        ]
+    );
+}
+
+#[test]
+fn line_endings_and_a_byte_order_mark_do_not_matter() {
+    let text = "\u{feff}listen = \"127.0.0.1:1\"\r\n\r\nworkers = 0\r\n";
+    assert_eq!(error(text), "t.toml:3: workers: 0 is out of range: between 1 and 1024");
+}
+
+#[test]
+fn a_url_alone_will_do() {
+    let config = Config::for_upstream("http://127.0.0.1:3000/mcp").unwrap();
+    assert!(!config.from_file);
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8808");
+    assert_eq!(config.routes.len(), 1);
+    assert_eq!((config.routes[0].path.as_str(), config.routes[0].anonymous), ("/mcp", Anonymous::Shared));
+    let error = Config::for_upstream("localhost").unwrap_err();
+    assert_eq!(error.to_string(), "URL: \"localhost\" is not a URL: write http://HOST:PORT/mcp");
+}
+
+#[test]
+fn the_environment_overrides_the_file_and_flags_override_both() {
+    let variables = [
+        ("THROUGHLINE_LISTEN", "127.0.0.1:1"),
+        ("THROUGHLINE_STORE", "memory:"),
+        ("THROUGHLINE_STATE_DIR", "/s"),
+        ("THROUGHLINE_WORKERS", "2"),
+        ("THROUGHLINE_ALLOWED_HOSTS", "a.example, B.example:80"),
+    ];
+    let mut config = parse("listen = \"127.0.0.1:9\"\nworkers = 9\nallowed_hosts = [\"c\"]");
+    config.apply(Overrides::from_env(&env(&variables)).unwrap());
+    config.apply(Overrides { workers: NonZeroUsize::new(3), stateless: true, ..Overrides::default() });
+    assert_eq!(config.listen.port(), 1);
+    assert_eq!(config.store, StoreUrl::Memory);
+    assert_eq!(config.state_dir, Some("/s".into()));
+    assert_eq!(config.workers, NonZeroUsize::new(3));
+    assert_eq!(config.allowed_hosts, ["a.example", "b.example:80"]);
+    assert_eq!(config.routes[0].mode, Mode::Stateless);
+}
+
+#[test]
+fn all_bad_variables_are_reported_at_once_and_empty_ones_are_unset() {
+    let variables = [
+        ("THROUGHLINE_LISTEN", "localhost:1"),
+        ("THROUGHLINE_WORKERS", "many"),
+        ("THROUGHLINE_STORE", ""),
+        ("THROUGHLINE_STATE_DIR", "~"),
+    ];
+    assert_eq!(
+        Overrides::from_env(&env(&variables)).unwrap_err().to_string(),
+        "THROUGHLINE_LISTEN: \"localhost:1\" is not an IP address with a port: write 127.0.0.1:8808, [::1]:8808 or, \
+         for all interfaces, 0.0.0.0:8808\n\
+         THROUGHLINE_STATE_DIR: \"~\": ~ does not stand for the home directory here: write the whole path\n\
+         THROUGHLINE_WORKERS: \"many\" is not a number between 1 and 1024"
+    );
+    assert_eq!(Overrides::from_env(&env(&[])).unwrap(), Overrides::default());
+}
+
+#[test]
+fn a_listener_for_other_machines_needs_allowed_hosts() {
+    let mut config = parse("\nlisten = \"0.0.0.0:8808\"");
+    let message = "listen: 0.0.0.0:8808 can be reached from other machines, so the names that clients use for it are \
+                   needed: set allowed_hosts or THROUGHLINE_ALLOWED_HOSTS";
+    assert_eq!(config.check().unwrap_err().to_string(), format!("t.toml:2: {message}"));
+    // The file is not to blame for what a flag says.
+    let listen = Some(config.listen);
+    config.apply(Overrides { listen, ..Overrides::default() });
+    assert_eq!(config.check().unwrap_err().to_string(), message);
+    config.apply(Overrides { allowed_hosts: Some(vec!["gateway".into()]), ..Overrides::default() });
+    config.check().unwrap();
+    parse("listen = \"[::ffff:127.0.0.1]:1\"").check().unwrap();
+}
+
+#[test]
+fn anonymous_callers_share_where_they_are_one_person_or_the_file_says_so() {
+    let mut config = Config::for_upstream("http://h/mcp").unwrap();
+    let shares = |config: &Config, proxied| config.anonymous_callers_share(&config.routes[0], proxied);
+    assert!(shares(&config, false));
+    assert!(!shares(&config, true));
+    config.listen = "0.0.0.0:8808".parse().unwrap();
+    assert!(!shares(&config, false));
+
+    assert!(!shares(&parse(""), false));
+    let text = "listen = \"0.0.0.0:1\"\nupstream = { url = \"http://h\", anonymous = \"shared\" }";
+    assert!(shares(&Config::parse(text, "t.toml").unwrap(), true));
+}
+
+#[test]
+fn the_state_directory_is_found_by_the_environment() {
+    for (variables, dir) in [
+        (&[("STATE_DIRECTORY", "/a:/b"), ("HOME", "/h")][..], Some("/a")),
+        (&[("STATE_DIRECTORY", ""), ("XDG_STATE_HOME", "/x"), ("HOME", "/h")], Some("/x/throughline")),
+        (&[("XDG_STATE_HOME", "x"), ("HOME", "/h")], Some("/h/.local/state/throughline")),
+        (&[("HOME", "")], None),
+        (&[], None),
+    ] {
+        assert_eq!(default_state_dir(&env(variables)), dir.map(PathBuf::from));
+    }
+}

@@ -1,0 +1,293 @@
+//! Every way a request can fail in the gateway itself, and the one table that says how the client hears of it.
+//!
+//! What an upstream answers is not here: it passes. Internal detail (addresses, I/O errors) goes to the log,
+//! where `Fault` is built; the client gets the table's text, which says what happened, why, and what to do.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use throughline_wire::envelope::EnvelopeError;
+use throughline_wire::version::ProtocolVersion;
+
+/// A failure of the gateway's own, as the client will see it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fault {
+    /// The Host header names no host of this gateway (DNS rebinding).
+    BadHost,
+    /// The Origin is not allowed, or the browser says that the request is cross-site.
+    BadOrigin,
+    /// No route has this path.
+    NoRoute,
+    /// The method cannot be used here; the value for `Allow`.
+    Method(&'static str),
+    /// The body's content type is not JSON.
+    ContentType,
+    /// A stream was asked for by a client that does not accept one.
+    NotAcceptable,
+    /// The body is longer than the limit, in bytes.
+    BodyTooLarge(usize),
+    /// The body did not arrive whole.
+    BodyBroken,
+    /// The body is no JSON-RPC message.
+    Envelope(EnvelopeError),
+    /// `initialize` without the parameters that it needs.
+    InitializeParams,
+    /// The session id is unknown: never issued, expired, deleted, or somebody else's. All the same to the caller.
+    SessionUnknown,
+    /// No more sessions can be opened now.
+    TooManySessions,
+    /// The upstream cannot be reached, and the request was certainly not sent.
+    UpstreamAway,
+    /// The connection broke after the request was sent. It may have been executed.
+    MayHaveExecuted,
+    /// No answer came in time. It may have been executed.
+    UpstreamTimeout,
+    /// The upstream's answer is longer than can be held, in bytes, and it had to be held.
+    AnswerTooLarge(usize),
+    /// The upstream answered something that is not the protocol.
+    UpstreamGarbled,
+    /// The upstream would not open a session; its HTTP status.
+    InitializeRefused(u16),
+    /// The upstream lost the session again right after it was restored.
+    LostAgain,
+    /// The session was restored, but what the server kept in it is gone, and the route forbids going on silently.
+    StateLost,
+    /// A modern request for an upstream that speaks legacy revisions only; the version that was asked for.
+    ModernToLegacy(String),
+    /// The gateway is stopping.
+    Stopping,
+}
+
+/// A row of the table.
+struct Row {
+    status: StatusCode,
+    code: i32,
+    text: String,
+    data: Option<Value>,
+}
+
+/// JSON-RPC codes of the gateway's own. The range that JSON-RPC leaves to implementations.
+mod code {
+    pub(super) const INVALID_REQUEST: i32 = -32600;
+    pub(super) const INVALID_PARAMS: i32 = -32602;
+    pub(super) const SERVER: i32 = -32000;
+    pub(super) const SESSION_NOT_FOUND: i32 = -32001;
+    pub(super) const UPSTREAM_AWAY: i32 = -32010;
+    pub(super) const UPSTREAM_TIMEOUT: i32 = -32011;
+    pub(super) const MAY_HAVE_EXECUTED: i32 = -32012;
+    pub(super) const STATE_LOST: i32 = -32013;
+    pub(super) const UPSTREAM_FAULT: i32 = -32014;
+    pub(super) const BUSY: i32 = -32015;
+    /// Defined by revision 2026-07-28, section "Error codes".
+    pub(super) const UNSUPPORTED_VERSION: i32 = -32022;
+}
+
+impl Fault {
+    /// HTTP status of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.row().status
+    }
+
+    /// JSON-RPC code of the answer.
+    pub fn code(&self) -> i32 {
+        self.row().code
+    }
+
+    /// The JSON-RPC error response; `id` is raw JSON and left out where the request's is not known.
+    pub fn body(&self, id: Option<&str>) -> Vec<u8> {
+        let row = self.row();
+        throughline_wire::jsonrpc::error(id, row.code, &row.text, row.data.as_ref())
+    }
+
+    /// Seconds for `Retry-After`, where trying again helps.
+    pub fn retry_after(&self) -> Option<u32> {
+        match self {
+            Fault::TooManySessions | Fault::Stopping => Some(5),
+            Fault::UpstreamAway => Some(2),
+            _ => None,
+        }
+    }
+
+    /// Value for `Allow`, of a 405.
+    pub fn allow(&self) -> Option<&'static str> {
+        match self {
+            Fault::Method(allow) => Some(allow),
+            _ => None,
+        }
+    }
+
+    fn row(&self) -> Row {
+        let row = |status, code, text: &str| Row { status, code, text: text.to_owned(), data: None };
+        match self {
+            Fault::BadHost
+            | Fault::BadOrigin
+            | Fault::NoRoute
+            | Fault::Method(_)
+            | Fault::ContentType
+            | Fault::NotAcceptable
+            | Fault::BodyTooLarge(_)
+            | Fault::BodyBroken
+            | Fault::Envelope(_)
+            | Fault::InitializeParams => self.bad_request(),
+            Fault::SessionUnknown => row(
+                StatusCode::NOT_FOUND,
+                code::SESSION_NOT_FOUND,
+                "Session not found: it was ended, has expired, or is not yours; send initialize to open a new one",
+            ),
+            Fault::TooManySessions => row(
+                StatusCode::TOO_MANY_REQUESTS,
+                code::BUSY,
+                "Too many sessions are open; end some, or try again later",
+            ),
+            Fault::Stopping => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                code::BUSY,
+                "The gateway is stopping; try again, another instance or its successor will answer",
+            ),
+            Fault::ModernToLegacy(requested) => Row {
+                status: StatusCode::BAD_REQUEST,
+                code: code::UNSUPPORTED_VERSION,
+                text:
+                    "Unsupported protocol version: the server behind this gateway speaks only revisions with \
+                       an initialize handshake; use one of the supported versions"
+                        .to_owned(),
+                data: Some(json!({
+                    "supported": ProtocolVersion::LEGACY.iter().rev().map(|v| v.as_str()).collect::<Vec<_>>(),
+                    "requested": requested,
+                })),
+            },
+            _ => self.bad_gateway(),
+        }
+    }
+
+    /// The rows that say what is wrong with the request.
+    fn bad_request(&self) -> Row {
+        let (status, code, text) = match self {
+            Fault::BadHost => (
+                StatusCode::FORBIDDEN,
+                code::SERVER,
+                "Host not allowed: this gateway does not answer for that name; add it to allowed_hosts".into(),
+            ),
+            Fault::BadOrigin => (
+                StatusCode::FORBIDDEN,
+                code::SERVER,
+                "Origin not allowed: pages of that origin may not call this gateway; add it to allowed_origins".into(),
+            ),
+            Fault::NoRoute => (
+                StatusCode::NOT_FOUND,
+                code::SERVER,
+                "Not found: no MCP endpoint at this path; the default is /mcp".into(),
+            ),
+            Fault::Method(allow) => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                code::SERVER,
+                format!("Method not allowed: there is nothing to listen to or to end here; use {allow}"),
+            ),
+            Fault::ContentType => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                code::SERVER,
+                "Unsupported media type: send the message with content-type application/json".into(),
+            ),
+            Fault::NotAcceptable => (
+                StatusCode::NOT_ACCEPTABLE,
+                code::SERVER,
+                "Not acceptable: a GET opens an event stream; accept text/event-stream".into(),
+            ),
+            Fault::BodyTooLarge(limit) => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                code::INVALID_REQUEST,
+                format!("Message too large: the limit is {limit} bytes"),
+            ),
+            Fault::BodyBroken => (
+                StatusCode::BAD_REQUEST,
+                code::INVALID_REQUEST,
+                "The message did not arrive whole; send it again".into(),
+            ),
+            Fault::Envelope(error) => (StatusCode::BAD_REQUEST, error.json_rpc_code(), error.to_string()),
+            _ => (
+                StatusCode::BAD_REQUEST,
+                code::INVALID_PARAMS,
+                "initialize needs params.protocolVersion, params.capabilities and params.clientInfo".into(),
+            ),
+        };
+        Row { status, code, text, data: None }
+    }
+
+    /// The rows that say what went wrong behind the gateway.
+    fn bad_gateway(&self) -> Row {
+        let executed = |known: bool| Some(json!({ "mayHaveExecuted": known }));
+        let (status, code, text, data) = match self {
+            Fault::UpstreamAway => (
+                StatusCode::BAD_GATEWAY,
+                code::UPSTREAM_AWAY,
+                "The server behind the gateway cannot be reached; the call was not executed, try again".into(),
+                executed(false),
+            ),
+            Fault::UpstreamTimeout => (
+                StatusCode::GATEWAY_TIMEOUT,
+                code::UPSTREAM_TIMEOUT,
+                "The server behind the gateway did not answer in time; the call may have been executed".into(),
+                executed(true),
+            ),
+            Fault::MayHaveExecuted => (
+                StatusCode::BAD_GATEWAY,
+                code::MAY_HAVE_EXECUTED,
+                "The connection to the server broke during the call; it may have been executed, so it was not \
+                 repeated; check its effect before you call again"
+                    .into(),
+                executed(true),
+            ),
+            Fault::AnswerTooLarge(limit) => (
+                StatusCode::BAD_GATEWAY,
+                code::UPSTREAM_FAULT,
+                format!("The server's answer is larger than the limit of {limit} bytes; the call was executed"),
+                executed(true),
+            ),
+            Fault::InitializeRefused(status) => (
+                StatusCode::BAD_GATEWAY,
+                code::UPSTREAM_FAULT,
+                format!(
+                    "The server behind the gateway refused to open a session (it answered {status} to \
+                     initialize); check that its URL is an MCP endpoint"
+                ),
+                executed(false),
+            ),
+            Fault::LostAgain => (
+                StatusCode::BAD_GATEWAY,
+                code::UPSTREAM_FAULT,
+                "The server lost the session again right after it was restored; the call was not executed, try \
+                 again; if it goes on, several servers share the address without sharing sessions"
+                    .into(),
+                executed(false),
+            ),
+            Fault::StateLost => (
+                StatusCode::CONFLICT,
+                code::STATE_LOST,
+                "The server was restarted and what it kept in this session is lost; the session goes on, but \
+                 this call was not executed, since it may depend on that state; set it up again, then repeat"
+                    .into(),
+                Some(json!({ "mayHaveExecuted": false, "stateLost": true })),
+            ),
+            _ => (
+                StatusCode::BAD_GATEWAY,
+                code::UPSTREAM_FAULT,
+                "The server behind the gateway answered something that is not the protocol; the call may have \
+                 been executed"
+                    .into(),
+                executed(true),
+            ),
+        };
+        Row { status, code, text, data }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.row().text)
+    }
+}
+
+impl From<EnvelopeError> for Fault {
+    fn from(error: EnvelopeError) -> Self {
+        Fault::Envelope(error)
+    }
+}

@@ -1,0 +1,79 @@
+//! The life of a request: classified, held by a session, called, replied to.
+
+use std::rc::Rc;
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use crate::app::Core;
+use crate::call;
+use crate::classify::{self, Arrived, Held, OnDisconnect, What};
+use crate::error::Fault;
+use crate::initialize;
+use crate::listen;
+use crate::reply::{self, Asked, GoesOn, ReplyBody};
+use crate::session::{self, Holding};
+
+/// Answers one request. There is always an answer.
+pub async fn exchange(core: Rc<Core>, request: Request<Incoming>) -> Response<ReplyBody> {
+    match classify::classify(&core.app, request).await {
+        Err(refused) => reply::fault(&core.app, &refused.fault, refused.id.as_deref()),
+        Ok(arrived) => match arrived.on_disconnect() {
+            OnDisconnect::Cancel => answer(core, arrived).await,
+            OnDisconnect::KeepReading => {
+                let app = core.app.clone();
+                GoesOn::new(&app, answer(core, arrived)).await
+            }
+        },
+    }
+}
+
+async fn answer(core: Rc<Core>, arrived: Arrived) -> Response<ReplyBody> {
+    let answered = match &arrived.what {
+        What::Initialize(held) => initialize(&core, &arrived, held).await,
+        What::Request(held) => request(&core, &arrived, held).await,
+        What::Notification(held) => notification(&core, &arrived, held).await,
+        What::Response(held) => response(&core, &arrived, held).await,
+        What::Listen(last_event_id) => listen::listen(&core, &arrived, last_event_id.as_deref()).await,
+        What::Close => {
+            session::close(&core, &arrived).await.map(|()| reply::empty(&core.app, StatusCode::OK))
+        }
+    };
+    answered.unwrap_or_else(|fault| {
+        let id = arrived.held().and_then(Held::raw_id);
+        reply::fault(&core.app, &fault, id)
+    })
+}
+
+async fn initialize(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {
+    let welcome = initialize::answer(core, arrived, held).await?;
+    Ok(reply::welcome(&core.app, welcome))
+}
+
+async fn request(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {
+    let answered = match session::resolve(core, arrived).await? {
+        Holding::Sessionless => call::pass(core, arrived, held).await?,
+        Holding::Session(session) => call::run(core, arrived, held, &session).await?,
+    };
+    let asked = Asked { id: held.raw_id(), accepts: arrived.accepts, on_disconnect: arrived.on_disconnect() };
+    reply::relay(core, answered, &asked).await
+}
+
+async fn notification(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {
+    match session::resolve(core, arrived).await? {
+        Holding::Session(session) => call::notify(core, arrived, held, &session).await,
+        Holding::Sessionless => {
+            let answered = call::pass(core, arrived, held).await?;
+            let asked = Asked { id: None, accepts: arrived.accepts, on_disconnect: OnDisconnect::Cancel };
+            return reply::relay(core, answered, &asked).await;
+        }
+    }
+    Ok(reply::empty(&core.app, StatusCode::ACCEPTED))
+}
+
+async fn response(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {
+    if let Holding::Session(session) = session::resolve(core, arrived).await? {
+        call::respond(core, arrived, held, &session).await;
+    }
+    Ok(reply::empty(&core.app, StatusCode::ACCEPTED))
+}

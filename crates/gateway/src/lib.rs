@@ -1,0 +1,41 @@
+//! The Throughline session gateway for the Model Context Protocol, as a library.
+//!
+//! A request's life, in the order of the modules that it passes:
+//!
+//! ```text
+//! listener -> classify (principal) -> exchange -> session (initialize, recover) -> call -> upstream
+//!                                                                                    |
+//!                                            client  <-  reply (translate)  <--------+
+//! ```
+//!
+//! - [`serve`] starts it: store, keys, one single-threaded runtime for each core.
+//! - [`classify`](mod@classify) says what came; nothing behind it asks for the era again.
+//! - [`session`] is what the client holds, [`recover`] what it is bound to upstream.
+//! - [`call`] sends at most once; [`listen`] keeps the standing stream.
+//! - [`error`] is the one table of failures.
+//!
+//! Everything is local to a core's thread but [`app::App`], which is shared and never locked over an await.
+
+pub mod app;
+pub mod background;
+pub mod call;
+pub mod classify;
+pub mod config;
+pub mod effects;
+pub mod error;
+pub mod exchange;
+pub mod initialize;
+pub mod listen;
+pub mod listener;
+pub mod principal;
+pub mod probe;
+pub mod recover;
+pub mod reply;
+pub mod serve;
+pub mod session;
+pub mod translate;
+pub mod upstream;
+
+pub use config::Config;
+pub use effects::Effects;
+pub use serve::{Gateway, StartError};

@@ -1,0 +1,92 @@
+//! Which era an upstream speaks: asked once, kept, and asked again when it seems to have changed.
+
+use std::rc::Rc;
+use std::sync::Mutex;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use throughline_store::Millis;
+use throughline_wire::era::{Probe, discover};
+use throughline_wire::headers::{MCP_METHOD, MCP_PROTOCOL_VERSION};
+use throughline_wire::version::ProtocolVersion;
+use throughline_wire::{jsonrpc, method};
+
+use crate::app::{Core, Route};
+use crate::classify::Arrived;
+use crate::error::Fault;
+use crate::session::lock;
+use crate::upstream::{self, Address, Looked, http::SendError};
+
+/// How long "speaks legacy revisions only" is believed: after an update of the upstream, modern clients work again
+/// within this time.
+const LEGACY_MS: u64 = 30_000;
+/// How long "speaks modern revisions" is believed without a sign of the contrary.
+const MODERN_MS: u64 = 600_000;
+
+/// What is known of an upstream's eras.
+#[derive(Default)]
+pub struct EraCache(Mutex<Option<(Probe, Millis)>>);
+
+impl EraCache {
+    fn get(&self, now: Millis) -> Option<Probe> {
+        lock(&self.0).as_ref().filter(|(_, until)| now < *until).map(|(probe, _)| *probe)
+    }
+
+    fn set(&self, probe: Probe, now: Millis) {
+        let lasts = match probe {
+            Probe::Modern => MODERN_MS,
+            Probe::Legacy => LEGACY_MS,
+            // Nothing was learnt.
+            Probe::Inconclusive => return,
+        };
+        *lock(&self.0) = Some((probe, Millis(now.0 + lasts)));
+    }
+
+    /// Something does not fit what was believed: the next request asks again.
+    pub fn forget(&self) {
+        *lock(&self.0) = None;
+    }
+}
+
+/// Lets a modern request pass if the upstream speaks its era.
+pub async fn require_modern(core: &Rc<Core>, arrived: &Arrived) -> Result<(), Fault> {
+    let requested = || {
+        let header = arrived.version.as_ref().and_then(|version| version.to_str().ok());
+        header.unwrap_or(ProtocolVersion::V2026_07_28.as_str()).chars().take(32).collect()
+    };
+    let now = core.app.effects.now();
+    let probe = match arrived.route.era.get(now) {
+        Some(probe) => probe,
+        None => {
+            let probe = ask(core, &arrived.route).await.map_err(upstream::fault_of)?;
+            arrived.route.era.set(probe, now);
+            probe
+        }
+    };
+    match probe {
+        Probe::Legacy => Err(Fault::ModernToLegacy(requested())),
+        // An upstream that answered nothing conclusive (401, 503) is left to answer for itself.
+        Probe::Modern | Probe::Inconclusive => Ok(()),
+    }
+}
+
+/// Asks with a request of the gateway's own: a client's call might be executed by a legacy server.
+async fn ask(core: &Core, route: &Route) -> Result<Probe, SendError> {
+    const ID: &str = "\"throughline-discover\"";
+    let version = ProtocolVersion::V2026_07_28.as_str();
+    let params = format!(
+        r#"{{"_meta":{{"io.modelcontextprotocol/protocolVersion":"{version}","io.modelcontextprotocol/clientCapabilities":{{}},"io.modelcontextprotocol/clientInfo":{{"name":"throughline","version":"{}"}}}}}}"#,
+        env!("CARGO_PKG_VERSION"),
+    );
+    let body = jsonrpc::request(ID, method::DISCOVER, Some(params.as_bytes()));
+    let mut headers: HeaderMap = Address::default().headers();
+    headers.insert(HeaderName::from_static(MCP_PROTOCOL_VERSION), HeaderValue::from_static(version));
+    headers.insert(HeaderName::from_static(MCP_METHOD), HeaderValue::from_static(method::DISCOVER));
+    let answer = core.endpoint(route).send(http::Method::POST, headers, body.into()).await?;
+    let looked = Looked::at(answer, core.app.config.limits.event_bytes).await?;
+    let status = looked.status.as_u16();
+    let limit = core.app.config.limits.answer_bytes;
+    Ok(match looked.response(None, limit, |_| {}).await {
+        Ok(body) => discover(status, &body),
+        Err(_) => Probe::Inconclusive,
+    })
+}

@@ -1,0 +1,238 @@
+//! Starting and stopping: store, keys, one thread and runtime for each core.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use throughline_store::{Store, StoreError};
+use throughline_wire::keyring::{KeyRing, KeyRingError};
+use throughline_wire::seal::Keys;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
+use tokio::task::LocalSet;
+
+use crate::app::{App, Core};
+use crate::config::{Config, ConfigErrors, StoreUrl, default_state_dir};
+use crate::effects::Effects;
+use crate::{background, listener};
+
+/// How long work that no client waits for may go on after the last connection is done.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Why the gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration cannot be run.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; choose another with --listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// No place for state.
+    #[error("no state directory: set --state-dir, or HOME")]
+    NoStateDir,
+    /// The state directory or the key file cannot be used.
+    #[error("cannot use {}: {source}; choose another state directory with --state-dir", path.display())]
+    State {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The key file does not hold a key ring.
+    #[error("{}: {source}; restore the file, or move it away (sessions then begin anew)", path.display())]
+    KeyRing {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: KeyRingError,
+    },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No runtime or thread.
+    #[error("cannot start: {0}")]
+    System(io::Error),
+}
+
+/// A running gateway.
+pub struct Gateway {
+    /// Where it listens.
+    pub address: SocketAddr,
+    app: Arc<App>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Gateway {
+    /// Starts with this configuration. When it returns, connections are accepted.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running then.
+    pub fn start(mut config: Config, effects: Effects) -> Result<Self, StartError> {
+        config.check()?;
+        let keys = Keys::derive(&key_ring(&config, effects)?);
+        let store = runtime()?.block_on(open_store(&config))?;
+        let workers = config.workers.map_or_else(cores, std::num::NonZero::get);
+        let (address, sockets) = listener::bind(config.listen, workers)
+            .map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let room = Arc::new(Semaphore::new(config.limits.connections + workers));
+        config.listen = address;
+        let app = App::new(config, effects, keys, store);
+        let mut started = Gateway { address, app: Arc::clone(&app), workers: Vec::new() };
+        for (index, socket) in sockets.into_iter().enumerate() {
+            let worker = Worker { app: Arc::clone(&app), socket, room: Arc::clone(&room), index };
+            let runtime = runtime()?;
+            let thread = std::thread::Builder::new().name(format!("core-{index}"));
+            started.workers.push(thread.spawn(move || worker.run(&runtime)).map_err(StartError::System)?);
+        }
+        let routes: Vec<_> =
+            app.routes.iter().map(|r| format!("{} -> {}", r.config.path, r.config.upstream)).collect();
+        tracing::info!(%address, store = app.store.describe(), routes = routes.join(", "), "listening");
+        Ok(started)
+    }
+
+    /// Begins to stop: no new connections, requests in flight may end.
+    pub fn stop(&self) {
+        self.app.stop();
+    }
+
+    /// Stops, and returns when everything is done and written, or the time for it is over.
+    pub fn shut_down(self) {
+        self.stop();
+        for worker in self.workers {
+            if worker.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+        let closed = runtime().map(|runtime| runtime.block_on(self.app.store.close()));
+        if let Ok(Err(error)) = closed {
+            tracing::error!(%error, "the store was not closed");
+        }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn runtime() -> Result<Runtime, StartError> {
+    Builder::new_current_thread().enable_all().build().map_err(StartError::System)
+}
+
+/// One core's share.
+struct Worker {
+    app: Arc<App>,
+    socket: StdListener,
+    room: Arc<Semaphore>,
+    index: usize,
+}
+
+impl Worker {
+    fn run(self, runtime: &Runtime) {
+        let local = LocalSet::new();
+        let shutdown = self.app.config.timeouts.shutdown;
+        let mut stop = self.app.stop_signal();
+        local.block_on(runtime, async move {
+            let core = Core::new(self.app);
+            let listener = match TcpListener::from_std(self.socket) {
+                Ok(listener) => listener,
+                Err(error) => return tracing::error!(%error, "a listening socket cannot be used"),
+            };
+            let housekeeping =
+                (self.index == 0).then(|| tokio::task::spawn_local(background::run(Rc::clone(&core))));
+            tokio::task::spawn_local(tidy_pools(Rc::clone(&core)));
+            let served = listener::serve(core, listener, self.room);
+            tokio::select! {
+                () = served => {}
+                () = async {
+                    let _ = stop.wait_for(|stop| *stop).await;
+                    tokio::time::sleep(shutdown).await;
+                } => tracing::warn!("some connections were cut: they outlasted timeouts.shutdown"),
+            }
+            if let Some(housekeeping) = housekeeping {
+                let _ = tokio::time::timeout(LAST_WORDS, housekeeping).await;
+            }
+        });
+        // Sessions that are being ended upstream, answers on their way: nobody waits for them, so briefly.
+        let _ = runtime.block_on(async { tokio::time::timeout(LAST_WORDS, local).await });
+    }
+}
+
+/// Closes this core's idle connections to upstreams when they have been idle for long.
+async fn tidy_pools(core: Rc<Core>) {
+    let mut stop = core.app.stop_signal();
+    let mut tick = tokio::time::interval(Duration::from_secs(10));
+    loop {
+        tokio::select! {
+            _ = tick.tick() => core.endpoints.iter().for_each(|endpoint| endpoint.tidy()),
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+fn state_dir(config: &Config) -> Result<PathBuf, StartError> {
+    let env = |name: &str| std::env::var(name).ok();
+    config.state_dir.clone().or_else(|| default_state_dir(&env)).ok_or(StartError::NoStateDir)
+}
+
+async fn open_store(config: &Config) -> Result<Store, StartError> {
+    match &config.store {
+        StoreUrl::Memory => Ok(Store::memory()),
+        StoreUrl::Embedded(dir) => {
+            let dir = match dir {
+                Some(dir) => dir.clone(),
+                None => state_dir(config)?.join("store"),
+            };
+            Ok(Store::embedded(&dir).await?)
+        }
+    }
+}
+
+/// The key ring of the state directory, made at the first start.
+fn key_ring(config: &Config, effects: Effects) -> Result<KeyRing, StartError> {
+    let dir = state_dir(config)?;
+    let path = dir.join("keyring");
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StartError::State { path, source }
+    };
+    match fs::read_to_string(&path) {
+        Ok(text) => KeyRing::parse(&text).map_err(|source| StartError::KeyRing { path, source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            private_dir(&dir).map_err(failed(&dir))?;
+            let ring = KeyRing::generate(effects.bytes());
+            write_new(&path, &ring.to_text()).map_err(failed(&path))?;
+            Ok(ring)
+        }
+        Err(error) => Err(failed(&path)(error)),
+    }
+}
+
+fn private_dir(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// Written whole or not at all: a torn key file would end every session.
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = path.with_extension(format!("new-{}", std::process::id()));
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    // A hard link fails where the file has appeared meanwhile: two first starts must not have two key rings.
+    let linked = fs::hard_link(&temporary, path);
+    fs::remove_file(&temporary)?;
+    linked
+}

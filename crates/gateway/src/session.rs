@@ -1,0 +1,526 @@
+//! A session as the client knows it, whatever becomes of the upstream session behind it.
+//!
+//! [`resolve`] finds the session that a request belongs to. What the session is bound to upstream is in
+//! [`recover`](crate::recover); how it is told to others (store, other replicas) is in [`Session::update`].
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::HeaderValue;
+use throughline_store::{
+    Kind as RecordKind, Millis, Put, Record, RecordKey, State, StoreError, Stored, Version,
+};
+use throughline_wire::seal::SessionToken;
+use throughline_wire::version::{Era, ProtocolVersion};
+use tokio::sync::Notify;
+
+use crate::app::{App, Core, Route};
+use crate::classify::{Arrived, version_of};
+use crate::config::{Mode, OnStoreMiss};
+use crate::error::Fault;
+use crate::initialize::InitializeParams;
+use crate::listen::Listener;
+use crate::principal::Continuity;
+use crate::probe;
+use crate::recover::Slot;
+
+/// How a client holds its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It echoes the id that it was given.
+    Issued,
+    /// It echoes nothing, but is known.
+    Keyed,
+    /// It echoes nothing and is not known: the session lasts for one request.
+    Isolated,
+}
+
+/// What a request is carried in.
+pub enum Holding {
+    /// An upstream session.
+    Session(Arc<Session>),
+    /// None: the protocol has no sessions in this era.
+    Sessionless,
+}
+
+/// One session of ours.
+pub struct Session {
+    /// Key of its record; of an issued session also the random part of its id.
+    pub key: RecordKey,
+    /// How the client holds it.
+    pub kind: Kind,
+    /// Where it lives.
+    pub route: Arc<Route>,
+    /// When it ends for good.
+    pub expires: Millis,
+    /// The protocol version that the client was told, where it was told one with its id.
+    pub version: Option<ProtocolVersion>,
+    /// What it is bound to upstream.
+    pub slot: Mutex<Slot>,
+    /// Wakes whoever must follow a new binding.
+    pub rebound: Notify,
+    /// The client's standing stream.
+    pub listener: Mutex<Option<Arc<Listener>>>,
+    known: Mutex<Known>,
+    calls: Mutex<Vec<Call>>,
+    used: AtomicU64,
+    in_flight: AtomicU32,
+}
+
+/// What the store is known to hold.
+struct Known {
+    record: Record,
+    version: Option<Version>,
+}
+
+/// A request in flight whose id was made unique: what the client called it.
+struct Call {
+    ours: Box<str>,
+    theirs: Box<str>,
+}
+
+/// What became of an update.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Updated {
+    /// It is durable.
+    Stored,
+    /// The store could not be reached; the session goes on without it.
+    Unstored,
+    /// Somebody deleted the session.
+    Deleted,
+    /// The change was not wanted any more.
+    Declined,
+}
+
+/// Locks, whatever happened to the last holder: nothing here is left half-changed by a panic.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Session {
+    /// A session without a record yet.
+    pub fn new(
+        app: &App,
+        kind: Kind,
+        route: &Arc<Route>,
+        key: RecordKey,
+        principal: [u8; 16],
+        params: &InitializeParams,
+    ) -> Self {
+        let now = app.effects.now();
+        let expires = Millis(now.0.saturating_add(millis(app.config.sessions.absolute)));
+        let record = Record {
+            kind: if kind == Kind::Keyed { RecordKind::Keyed } else { RecordKind::Issued },
+            route: route.digest,
+            principal,
+            created: now,
+            expires,
+            state: State::Open { binding: None, generation: 0 },
+            initialize: params.raw.clone(),
+            initialized: false,
+            restore: Vec::new(),
+        };
+        Self::with(kind, route, key, Known { record, version: None }, Slot::Empty { generation: 0 }, now)
+    }
+
+    /// A session as its record has it.
+    fn stored(app: &App, kind: Kind, route: &Arc<Route>, key: RecordKey, stored: Stored) -> Self {
+        let slot = Slot::of_record(app, route.index, key, &stored.record);
+        let known = Known { record: stored.record, version: Some(stored.version) };
+        Self::with(kind, route, key, known, slot, app.effects.now())
+    }
+
+    fn with(kind: Kind, route: &Arc<Route>, key: RecordKey, known: Known, slot: Slot, now: Millis) -> Self {
+        Session {
+            key,
+            kind,
+            route: Arc::clone(route),
+            expires: known.record.expires,
+            version: None,
+            slot: Mutex::new(slot),
+            rebound: Notify::new(),
+            listener: Mutex::new(None),
+            known: Mutex::new(known),
+            calls: Mutex::new(Vec::new()),
+            used: AtomicU64::new(now.0),
+            in_flight: AtomicU32::new(0),
+        }
+    }
+
+    /// A copy of the record as it is known here.
+    pub fn record(&self) -> Record {
+        lock(&self.known).record.clone()
+    }
+
+    /// Changes the record and makes the change durable. `change` may run more than once, on a newer record each
+    /// time; it says whether the change is still wanted.
+    pub async fn update(&self, app: &App, change: impl Fn(&mut Record) -> bool) -> Updated {
+        loop {
+            let (mut record, version) = {
+                let known = lock(&self.known);
+                (known.record.clone(), known.version)
+            };
+            if record.state == State::Deleted {
+                return Updated::Deleted;
+            }
+            if !change(&mut record) {
+                return Updated::Declined;
+            }
+            if self.kind == Kind::Isolated {
+                lock(&self.known).record = record;
+                return Updated::Stored;
+            }
+            match app.store.put_if(self.key, version, record.clone(), app.effects.now()).await {
+                Ok(Put::Stored(version)) => {
+                    *lock(&self.known) = Known { record, version: Some(version) };
+                    return Updated::Stored;
+                }
+                Ok(Put::Conflict(Some(stored))) => {
+                    *lock(&self.known) = Known { record: stored.record, version: Some(stored.version) };
+                }
+                Ok(Put::Conflict(None)) => lock(&self.known).version = None,
+                Err(error) => {
+                    tracing::error!(%error, session = app.log_id(&self.key.0), "session record not stored; going on without it");
+                    lock(&self.known).record = record;
+                    return Updated::Unstored;
+                }
+            }
+        }
+    }
+
+    /// Reads the record again: another replica may have changed it.
+    pub async fn refresh(&self, app: &App) -> Result<(), StoreError> {
+        if self.kind == Kind::Isolated || lock(&self.known).version.is_none() {
+            return Ok(());
+        }
+        if let Some(stored) = app.store.get(self.key, app.effects.now()).await? {
+            *lock(&self.known) = Known { record: stored.record, version: Some(stored.version) };
+        }
+        Ok(())
+    }
+
+    /// Notes use.
+    pub fn touch(&self, now: Millis) {
+        self.used.store(now.0, Ordering::Relaxed);
+    }
+
+    /// When it was last used.
+    pub fn used(&self) -> Millis {
+        Millis(self.used.load(Ordering::Relaxed))
+    }
+
+    /// Whether nothing is under way in it.
+    pub fn is_quiet(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) == 0 && lock(&self.listener).is_none()
+    }
+
+    /// Counts a request in, under the unique id it was given, if any.
+    pub fn begin(self: &Arc<Self>, core: &Rc<Core>, ids: Option<(&str, &str)>) -> InFlight {
+        self.touch(core.app.effects.now());
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let ours = ids.map(|(ours, theirs)| {
+            lock(&self.calls).push(Call { ours: ours.into(), theirs: theirs.into() });
+            ours.into()
+        });
+        InFlight { session: Arc::clone(self), core: Rc::clone(core), ours }
+    }
+
+    /// The unique id of the one request in flight that the client calls `theirs`; None if there are several,
+    /// since cancelling somebody else's would be worse than cancelling nothing.
+    pub fn unique_match(&self, theirs: &str) -> Option<String> {
+        let calls = lock(&self.calls);
+        let mut found = calls.iter().filter(|call| &*call.theirs == theirs);
+        let first = found.next()?;
+        found.next().is_none().then(|| first.ours.to_string())
+    }
+}
+
+/// A request under way. Dropped when its answer has been read, or nobody wants it any more.
+pub struct InFlight {
+    session: Arc<Session>,
+    core: Rc<Core>,
+    ours: Option<Box<str>>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.session.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.session.touch(self.core.app.effects.now());
+        if let Some(ours) = &self.ours {
+            lock(&self.session.calls).retain(|call| call.ours != *ours);
+        }
+        if self.session.kind == Kind::Isolated {
+            let (core, session) = (Rc::clone(&self.core), Arc::clone(&self.session));
+            tokio::task::spawn_local(async move { crate::recover::release(&core, &session).await });
+        }
+    }
+}
+
+/// The session that this request is carried in.
+pub async fn resolve(core: &Rc<Core>, arrived: &Arrived) -> Result<Holding, Fault> {
+    match arrived.era {
+        Era::Modern => probe::require_modern(core, arrived).await.map(|()| Holding::Sessionless),
+        Era::Legacy => legacy(core, arrived).await.map(Holding::Session),
+    }
+}
+
+async fn legacy(core: &Rc<Core>, arrived: &Arrived) -> Result<Arc<Session>, Fault> {
+    if arrived.route.config.mode == Mode::Stateless {
+        return Ok(isolated(core, arrived));
+    }
+    match (&arrived.session_id, arrived.caller.continuity) {
+        (Some(id), _) => issued(core, arrived, id).await,
+        (None, Continuity::Keyed(key)) => keyed(core, arrived, key).await,
+        (None, Continuity::Isolated) => Ok(isolated(core, arrived)),
+    }
+}
+
+/// The session that a client's id names, if it is this client's.
+pub async fn issued(core: &Rc<Core>, arrived: &Arrived, id: &HeaderValue) -> Result<Arc<Session>, Fault> {
+    let app = &core.app;
+    let token = open_id(app, arrived, id).ok_or(Fault::SessionUnknown)?;
+    let key = RecordKey(token.id);
+    if let Some(session) = app.sessions.get(&key) {
+        return Ok(session);
+    }
+    app.sessions.make_room(app)?;
+    let told = |session| Session { version: Some(token.version), ..session };
+    let fresh = |params: &InitializeParams| {
+        told(Session::new(app, Kind::Issued, &arrived.route, key, token.principal, params))
+    };
+    if let Some(session) = app.sessions.adopt(key, fresh) {
+        return Ok(session);
+    }
+    let rebuild = || {
+        tracing::warn!(
+            session = app.log_id(&key.0),
+            "no record of a valid session; rebuilt from its id (degraded)"
+        );
+        fresh(&InitializeParams::synthetic(token.version, token.capabilities))
+    };
+    let session = match app.store.get(key, app.effects.now()).await {
+        Ok(Some(stored)) => match stored.record.state {
+            State::Deleted => return Err(Fault::SessionUnknown),
+            State::Open { .. } => told(Session::stored(app, Kind::Issued, &arrived.route, key, stored)),
+        },
+        Ok(None) if arrived.route.config.on_store_miss == OnStoreMiss::NotFound => {
+            return Err(Fault::SessionUnknown);
+        }
+        Ok(None) => rebuild(),
+        // A store that is away says nothing about the session: a 404 would make the client throw it away.
+        Err(error) => {
+            tracing::error!(%error, "session store unavailable");
+            rebuild()
+        }
+    };
+    Ok(app.sessions.insert(session))
+}
+
+/// Opens a client's session id; None when it is not a valid id of this caller on this route.
+fn open_id(app: &App, arrived: &Arrived, id: &HeaderValue) -> Option<SessionToken> {
+    let token = app.keys.open_session(id.to_str().ok()?).ok()?;
+    let issued = Millis(u64::from(token.issued_at) * 1000);
+    let expires = issued.0.saturating_add(millis(app.config.sessions.absolute));
+    let is_theirs = token.route == arrived.route.digest && token.principal == arrived.caller.principal;
+    (is_theirs && app.effects.now().0 < expires).then_some(token)
+}
+
+async fn keyed(core: &Rc<Core>, arrived: &Arrived, key: RecordKey) -> Result<Arc<Session>, Fault> {
+    let app = &core.app;
+    let now = app.effects.now();
+    if let Some(session) = app.sessions.get(&key) {
+        if now < session.expires {
+            return Ok(session);
+        }
+        app.sessions.remove(&session);
+    }
+    app.sessions.make_room(app)?;
+    // Many callers share it, none of them can be asked anything: it announces no capabilities.
+    let fresh = |params: &InitializeParams| {
+        let params = params.without_capabilities();
+        Session::new(app, Kind::Keyed, &arrived.route, key, arrived.caller.principal, &params)
+    };
+    let stored = app.store.get(key, now).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "session store unavailable");
+        None
+    });
+    let session = match stored {
+        Some(stored) if matches!(stored.record.state, State::Open { .. }) => {
+            Session::stored(app, Kind::Keyed, &arrived.route, key, stored)
+        }
+        deleted => {
+            if let Some(session) = app.sessions.adopt(key, fresh) {
+                return Ok(session);
+            }
+            let session = fresh(&synthetic(arrived));
+            lock(&session.known).version = deleted.map(|stored| stored.version);
+            session
+        }
+    };
+    Ok(app.sessions.insert(session))
+}
+
+fn isolated(core: &Rc<Core>, arrived: &Arrived) -> Arc<Session> {
+    let key = RecordKey(core.app.effects.bytes());
+    let params = synthetic(arrived);
+    Arc::new(Session::new(&core.app, Kind::Isolated, &arrived.route, key, arrived.caller.principal, &params))
+}
+
+/// Parameters for a caller that never sent its own.
+fn synthetic(arrived: &Arrived) -> InitializeParams {
+    InitializeParams::synthetic(version_of(arrived.version.as_ref()), Default::default())
+}
+
+/// Ends the session that a client's id names.
+pub async fn close(core: &Rc<Core>, arrived: &Arrived) -> Result<(), Fault> {
+    let app = &core.app;
+    let id = arrived.session_id.as_ref().ok_or(Fault::Method("POST"))?;
+    let session = issued(core, arrived, id).await?;
+    let (route, principal) = (session.route.digest, arrived.caller.principal);
+    // Durable before it is answered: a session that was ended must not come back with the process.
+    if let Err(error) =
+        app.store.delete(session.key, session.expires, route, principal, app.effects.now()).await
+    {
+        tracing::error!(%error, "the end of a session was not stored; it holds in this process only");
+    }
+    lock(&session.known).record.state = State::Deleted;
+    crate::recover::close(core, &session).await;
+    Ok(())
+}
+
+/// Live sessions of this process, and the `initialize` parameters of those that have not begun yet.
+pub struct Table {
+    shards: [Mutex<HashMap<RecordKey, Arc<Session>>>; SHARDS],
+    pending: Mutex<Pending>,
+    len: AtomicUsize,
+}
+
+/// Two cores rarely meet in one of them.
+const SHARDS: usize = 64;
+/// Parameters kept of clients that have not made a request yet; the oldest goes first. A client whose
+/// parameters are gone is rebuilt from its id.
+const MAX_PENDING: usize = 10_000;
+/// How many sessions are looked at to find one that can make room.
+const ROOM_SAMPLE: usize = 32;
+
+#[derive(Default)]
+struct Pending {
+    params: HashMap<RecordKey, Arc<InitializeParams>>,
+    order: VecDeque<RecordKey>,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Table {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            pending: Mutex::default(),
+            len: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Table {
+    fn shard(&self, key: &RecordKey) -> MutexGuard<'_, HashMap<RecordKey, Arc<Session>>> {
+        lock(&self.shards[usize::from(key.0[0]) % SHARDS])
+    }
+
+    /// The live session of this key.
+    pub fn get(&self, key: &RecordKey) -> Option<Arc<Session>> {
+        self.shard(key).get(key).cloned()
+    }
+
+    /// How many are live.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether none is live.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Keeps the parameters of a client that has initialised and not made a request yet.
+    pub fn remember(&self, key: RecordKey, params: Arc<InitializeParams>) {
+        let mut pending = lock(&self.pending);
+        if pending.params.insert(key, params).is_none() {
+            pending.order.push_back(key);
+        }
+        while pending.params.len() > MAX_PENDING || pending.order.len() > 2 * MAX_PENDING {
+            let Some(oldest) = pending.order.pop_front() else { break };
+            pending.params.remove(&oldest);
+        }
+    }
+
+    /// The live session of this key, begun now from remembered parameters if there are any.
+    fn adopt(
+        &self,
+        key: RecordKey,
+        fresh: impl FnOnce(&InitializeParams) -> Session,
+    ) -> Option<Arc<Session>> {
+        // Taken and entered under the shard's lock, so that of two first requests neither sees neither.
+        let mut shard = self.shard(&key);
+        if let Some(session) = shard.get(&key) {
+            return Some(Arc::clone(session));
+        }
+        let params = lock(&self.pending).params.remove(&key)?;
+        let session = Arc::new(fresh(&params));
+        shard.insert(key, Arc::clone(&session));
+        self.len.fetch_add(1, Ordering::Relaxed);
+        Some(session)
+    }
+
+    /// Enters a session, unless another request was faster: then that one's is returned.
+    fn insert(&self, session: Session) -> Arc<Session> {
+        let mut shard = self.shard(&session.key);
+        if let Some(faster) = shard.get(&session.key) {
+            return Arc::clone(faster);
+        }
+        let session = Arc::new(session);
+        shard.insert(session.key, Arc::clone(&session));
+        self.len.fetch_add(1, Ordering::Relaxed);
+        session
+    }
+
+    /// Takes a session out of memory. Its record stays.
+    pub fn remove(&self, session: &Arc<Session>) {
+        let mut shard = self.shard(&session.key);
+        if shard.get(&session.key).is_some_and(|found| Arc::ptr_eq(found, session)) {
+            shard.remove(&session.key);
+            self.len.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The live sessions that meet a condition.
+    pub fn select(&self, wanted: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
+        let of_shard = |shard: &Mutex<HashMap<RecordKey, Arc<Session>>>| {
+            lock(shard).values().filter(|session| wanted(session)).cloned().collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(of_shard).collect()
+    }
+
+    /// Sees that one more session fits: the idlest of a sample leaves memory, not the store.
+    fn make_room(&self, app: &App) -> Result<(), Fault> {
+        if self.len() < app.config.limits.sessions {
+            return Ok(());
+        }
+        let start = usize::from(app.effects.bytes::<1>()[0]);
+        let mut sample: Vec<Arc<Session>> = Vec::new();
+        for offset in 0..SHARDS {
+            let shard = lock(&self.shards[(start + offset) % SHARDS]);
+            sample.extend(shard.values().filter(|session| session.is_quiet()).take(ROOM_SAMPLE).cloned());
+            if sample.len() >= ROOM_SAMPLE {
+                break;
+            }
+        }
+        let idlest = sample.iter().min_by_key(|session| session.used()).ok_or(Fault::TooManySessions)?;
+        self.remove(idlest);
+        Ok(())
+    }
+}
+
+/// A duration in the unit that records use.
+pub fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

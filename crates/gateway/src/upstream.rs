@@ -1,0 +1,320 @@
+//! The server behind a route, as this core speaks to it: requests of the gateway's own, and the look at the
+//! beginning of an answer that decides whether the session is lost.
+
+pub mod http;
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ::http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use bytes::Bytes;
+use throughline_wire::envelope::{Envelope, Limits, Message, Outcome};
+use throughline_wire::headers::{MCP_PROTOCOL_VERSION, MCP_SESSION_ID};
+use throughline_wire::loss;
+use throughline_wire::sse::{Frame, SseDecoder};
+
+use crate::error::Fault;
+use http::{Answer, AnswerBody, Endpoint, SendError};
+
+/// How much of an answer is looked at before its headers go out.
+const HEAD_BYTES: usize = 4096;
+/// How long headers wait for the first event of a stream, so that an error can keep its status.
+const FIRST_EVENT: Duration = Duration::from_secs(5);
+
+/// Both content types: what every server accepts, whatever the client asked of the gateway.
+pub const ACCEPT_BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
+/// Content type of a message.
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// How the gateway names itself to upstreams.
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("throughline/", env!("CARGO_PKG_VERSION")));
+
+/// What the gateway holds open at an upstream: what a request must carry to be in that session.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Address {
+    /// The upstream's session id; None where it gives none.
+    pub session_id: Option<HeaderValue>,
+    /// The negotiated protocol version.
+    pub version: Option<HeaderValue>,
+}
+
+impl Address {
+    /// Sets the headers that put a request into this session.
+    pub fn apply(&self, headers: &mut HeaderMap) {
+        if let Some(id) = &self.session_id {
+            headers.insert(HeaderName::from_static(MCP_SESSION_ID), id.clone());
+        }
+        if let Some(version) = &self.version {
+            headers.insert(HeaderName::from_static(MCP_PROTOCOL_VERSION), version.clone());
+        }
+    }
+
+    /// Headers for a request of the gateway's own in this session.
+    pub fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(6);
+        headers.insert(ACCEPT, ACCEPT_BOTH);
+        headers.insert(CONTENT_TYPE, JSON);
+        headers.insert(USER_AGENT, AGENT);
+        self.apply(&mut headers);
+        headers
+    }
+}
+
+/// An answer whose beginning has been read.
+pub struct Looked {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Response headers.
+    pub headers: HeaderMap,
+    /// What has been read.
+    pub head: Head,
+    /// What has not.
+    pub body: AnswerBody,
+}
+
+/// The beginning of an answer.
+pub enum Head {
+    /// Of a body that is no stream: the pieces read so far.
+    Plain(Vec<Bytes>),
+    /// Of an event stream: the frames up to the first message, and the decoder that goes on.
+    Events(SseDecoder, Vec<Frame>),
+}
+
+impl Looked {
+    /// Reads the beginning: the first event, or [`HEAD_BYTES`].
+    pub async fn at(answer: Answer, max_event: usize) -> Result<Self, SendError> {
+        let Answer { status, headers, mut body } = answer;
+        let broken = |error: hyper::Error| SendError::Broken(error.to_string());
+        if !is_event_stream(&headers) {
+            let (mut pieces, mut len) = (Vec::new(), 0);
+            while len < HEAD_BYTES && !body.is_end() {
+                match body.chunk().await {
+                    None => break,
+                    Some(piece) => {
+                        let piece = piece.map_err(broken)?;
+                        len += piece.len();
+                        pieces.push(piece);
+                    }
+                }
+            }
+            return Ok(Looked { status, headers, head: Head::Plain(pieces), body });
+        }
+        let mut decoder = SseDecoder::new(max_event);
+        let mut frames = Vec::new();
+        // A stream that says nothing yet is passed on as it is: a client must not wait for headers for ever.
+        let first = first_message(&mut body, &mut decoder, &mut frames);
+        tokio::time::timeout(FIRST_EVENT, first).await.unwrap_or(Ok(()))?;
+        Ok(Looked { status, headers, head: Head::Events(decoder, frames), body })
+    }
+
+    /// The bytes that the session-loss table judges.
+    pub fn beginning(&self) -> Cow<'_, [u8]> {
+        match &self.head {
+            Head::Plain(pieces) => match pieces.as_slice() {
+                [] => Cow::Borrowed(&[]),
+                [one] => Cow::Borrowed(&one[..one.len().min(HEAD_BYTES)]),
+                many => Cow::Owned(many.concat()),
+            },
+            Head::Events(_, frames) => {
+                frames.iter().rev().find(|f| f.is_message()).and_then(Frame::data).unwrap_or_default()
+            }
+        }
+    }
+
+    /// What the session-loss table says of this answer.
+    pub fn verdict(&self, session_sent: bool) -> loss::Verdict {
+        loss::verdict(&loss::Answer {
+            status: self.status.as_u16(),
+            content_type: self.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()),
+            www_authenticate: self.headers.contains_key(WWW_AUTHENTICATE),
+            head: &self.beginning(),
+            session_sent,
+        })
+    }
+
+    /// Whether the answer is an event stream.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.head, Head::Events(..))
+    }
+
+    /// Reads all of it. For a stream, up to the response to `id` (raw JSON); what else came goes to `other`.
+    pub async fn response(
+        self,
+        id: Option<&str>,
+        limit: usize,
+        mut other: impl FnMut(&[u8]),
+    ) -> Result<Bytes, Fault> {
+        let broken = |error: &dyn std::fmt::Display| {
+            tracing::warn!(%error, "upstream answer broke off");
+            Fault::MayHaveExecuted
+        };
+        match self.head {
+            Head::Plain(pieces) => http::read_whole(self.body, pieces, limit)
+                .await
+                .map_err(|error| broken(&error))?
+                .ok_or(Fault::AnswerTooLarge(limit)),
+            Head::Events(mut decoder, frames) => {
+                let mut frames = std::collections::VecDeque::from(frames);
+                let mut body = self.body;
+                loop {
+                    let frame = match frames.pop_front() {
+                        Some(frame) => frame,
+                        None => match next_frame(&mut body, &mut decoder).await.map_err(|e| broken(&e))? {
+                            Some(frame) => frame,
+                            None => return Err(broken(&"stream ended without a response")),
+                        },
+                    };
+                    let Some(data) = frame.data().filter(|_| frame.is_message()) else { continue };
+                    if is_response_to(&data, id) {
+                        return Ok(match data {
+                            Cow::Borrowed(data) => frame.raw().slice_ref(data),
+                            Cow::Owned(data) => data.into(),
+                        });
+                    }
+                    other(&data);
+                }
+            }
+        }
+    }
+}
+
+/// Whether the message is the response to the request with this raw id (any response, where `id` is None).
+fn is_response_to(data: &[u8], id: Option<&str>) -> bool {
+    match Envelope::parse(data, &Limits::default()).map(|envelope| envelope.message) {
+        Ok(Message::Response { id: Some(found), .. }) => id.is_none_or(|id| id == found.raw()),
+        Ok(Message::Response { id: None, .. }) => true,
+        _ => false,
+    }
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.get(..17))
+        .is_some_and(|value| value.eq_ignore_ascii_case("text/event-stream"))
+}
+
+async fn first_message(
+    body: &mut AnswerBody,
+    decoder: &mut SseDecoder,
+    frames: &mut Vec<Frame>,
+) -> Result<(), SendError> {
+    while let Some(frame) = next_frame(body, decoder).await? {
+        let found = frame.is_message();
+        frames.push(frame);
+        if found {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The next frame of an upstream's stream; None at its end.
+pub async fn next_frame(body: &mut AnswerBody, decoder: &mut SseDecoder) -> Result<Option<Frame>, SendError> {
+    loop {
+        match decoder.next_frame() {
+            Ok(Some(frame)) => return Ok(Some(frame)),
+            Ok(None) => {}
+            Err(error) => return Err(SendError::Broken(error.to_string())),
+        }
+        match body.chunk().await {
+            None => return Ok(None),
+            Some(Ok(chunk)) => decoder.push(chunk),
+            Some(Err(error)) => return Err(SendError::Broken(error.to_string())),
+        }
+    }
+}
+
+/// What became of a request of the gateway's own.
+pub enum Own {
+    /// A JSON-RPC result; its raw value, and the session id that came with it.
+    Result(Bytes, HeaderMap),
+    /// Anything else, for the caller to judge or pass on.
+    Refused(Refusal),
+}
+
+/// An upstream's answer that is no result.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Headers that the client may need (`WWW-Authenticate`, `Retry-After`, `Content-Type`).
+    pub headers: HeaderMap,
+    /// The body, or the message of the stream that it came in.
+    pub body: Bytes,
+}
+
+/// Sends a request of the gateway's own and reads its answer whole.
+pub async fn ask(
+    endpoint: &Rc<Endpoint>,
+    address: &Address,
+    id: &str,
+    body: Vec<u8>,
+    limit: usize,
+) -> Result<Own, Fault> {
+    let answer = endpoint.send(Method::POST, address.headers(), body.into()).await.map_err(fault_of)?;
+    let looked = Looked::at(answer, limit).await.map_err(fault_of)?;
+    let (status, headers) = (looked.status, looked.headers.clone());
+    let message = looked.response(Some(id), limit, |_| {}).await?;
+    if status.is_success() {
+        let limits = Limits::default();
+        if let Ok(Envelope { message: Message::Response { outcome: Outcome::Result(span), .. }, .. }) =
+            Envelope::parse(&message, &limits)
+        {
+            return Ok(Own::Result(message.slice(span), headers));
+        }
+    }
+    Ok(Own::Refused(Refusal { status, headers, body: message }))
+}
+
+/// Sends a notification or a response of the gateway's own.
+pub async fn tell(
+    endpoint: &Rc<Endpoint>,
+    address: &Address,
+    body: Vec<u8>,
+) -> Result<StatusCode, SendError> {
+    let answer = endpoint.send(Method::POST, address.headers(), body.into()).await?;
+    let status = answer.status;
+    // Read to its end, so that the connection can be used again.
+    let _ = http::read_whole(answer.body, Vec::new(), HEAD_BYTES).await;
+    Ok(status)
+}
+
+/// Reads an answer that nobody needs, so that its connection can be used again; for as long as that pays.
+pub fn discard(looked: Looked) {
+    tokio::task::spawn_local(tokio::time::timeout(FIRST_EVENT, looked.response(None, HEAD_BYTES, |_| {})));
+}
+
+/// Ends an upstream session. Failure is no trouble of anyone's: the upstream will expire it.
+pub async fn end(endpoint: &Rc<Endpoint>, address: &Address) {
+    if address.session_id.is_none() {
+        return;
+    }
+    match endpoint.send(Method::DELETE, address.headers(), Bytes::new()).await {
+        Ok(answer) => {
+            let _ = http::read_whole(answer.body, Vec::new(), HEAD_BYTES).await;
+        }
+        Err(error) => tracing::debug!(%error, "an upstream session was not ended"),
+    }
+}
+
+/// Whether the session still lives, by a `ping` in it; None when that cannot be told.
+pub async fn ping(endpoint: &Rc<Endpoint>, address: &Address) -> Option<bool> {
+    const ID: &str = "\"throughline-ping\"";
+    let body = throughline_wire::jsonrpc::request(ID, throughline_wire::method::PING, None);
+    let answer = endpoint.send(Method::POST, address.headers(), body.into()).await.ok()?;
+    let looked = Looked::at(answer, HEAD_BYTES * 16).await.ok()?;
+    loss::ping_says_alive(looked.status.as_u16(), &looked.beginning())
+}
+
+/// How a failed sending is told to a client.
+pub fn fault_of(error: SendError) -> Fault {
+    tracing::warn!(%error, "upstream request failed");
+    match error {
+        SendError::NotSent(_) => Fault::UpstreamAway,
+        SendError::Broken(_) => Fault::MayHaveExecuted,
+        SendError::Timeout(_) => Fault::UpstreamTimeout,
+    }
+}
