@@ -1,0 +1,124 @@
+//! A small stateful MCP server: every session has a counter of its own, kept nowhere but in memory.
+//!
+//! Losing a session therefore shows at once, in a number that starts again. What a test needs to tell the
+//! ways of losing one apart is here too: `total` counts the increments that were really executed, whatever
+//! session they came from, so that a request executed twice is seen; `session` tells which process answers
+//! and how many handshakes it has had.
+
+mod session;
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use rmcp::transport::streamable_http_server::session::SessionManager;
+use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
+use tokio::net::TcpListener;
+
+use session::Session;
+
+/// What the counter server can be told. The default is the server that the demonstration uses.
+#[derive(Clone, Debug)]
+pub struct CounterConfig {
+    /// A session without a request for this long expires; `None` keeps sessions until the process ends.
+    pub session_idle: Option<Duration>,
+    /// Which protocol revisions the server speaks.
+    pub era: Era,
+}
+
+impl Default for CounterConfig {
+    fn default() -> Self {
+        Self { session_idle: Some(Duration::from_secs(3600)), era: Era::Legacy }
+    }
+}
+
+/// The protocol revisions that a server speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Era {
+    /// Up to 2025-11-25: a handshake and a session. A modern request is refused with -32022.
+    #[default]
+    Legacy,
+    /// The legacy revisions and 2026-07-28, whose requests have no session and so a counter that starts at
+    /// nought each time.
+    Dual,
+}
+
+/// Serves the counter at `/mcp` until `shutdown` completes; open streams are ended then.
+///
+/// Beside it answer `GET /healthz`, and `POST /drop-sessions`, which forgets every session as an expiry would,
+/// in a process that lives on. Only requests whose `Host` is a loopback name (any port) are taken.
+///
+/// # Errors
+///
+/// Whatever the listener reports.
+pub async fn serve(
+    listener: TcpListener,
+    config: CounterConfig,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let transport = StreamableHttpServerConfig::default();
+    let end_streams = transport.cancellation_token.clone();
+    let mut sessions = LocalSessionManager::default();
+    sessions.session_config.keep_alive = config.session_idle;
+    let sessions = Arc::new(sessions);
+
+    let process = Arc::new(Process::start());
+    let new_session = move || Ok(Session::new(process.clone(), config.era));
+    let mcp = StreamableHttpService::new(new_session, sessions.clone(), transport);
+
+    let router = Router::new()
+        .route_service("/mcp", mcp)
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/drop-sessions", post(move || drop_sessions(sessions.clone())));
+    axum::serve(listener, router)
+        .with_graceful_shutdown(async move {
+            shutdown.await;
+            end_streams.cancel();
+        })
+        .await
+}
+
+async fn drop_sessions(sessions: Arc<LocalSessionManager>) -> StatusCode {
+    let ids: Vec<_> = sessions.sessions.read().await.keys().cloned().collect();
+    for id in ids {
+        // One that ended by itself meanwhile is as gone as it should be.
+        let _ = sessions.close_session(&id).await;
+    }
+    StatusCode::NO_CONTENT
+}
+
+/// What all sessions of this process share, and lose with it.
+#[derive(Debug)]
+struct Process {
+    /// Tells this process from its predecessor, whose process id it may have inherited.
+    instance: u64,
+    /// `initialize` requests answered.
+    initializes: AtomicU64,
+    /// `notifications/initialized` received.
+    initialized: AtomicU64,
+    /// `increment` calls executed.
+    total: AtomicU64,
+}
+
+impl Process {
+    fn start() -> Self {
+        Self {
+            // The hasher's random keys are the only randomness needed here: no dependency for one number.
+            instance: RandomState::new().hash_one(std::process::id()),
+            initializes: AtomicU64::new(0),
+            initialized: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+        }
+    }
+
+    fn count(counter: &AtomicU64) -> u64 {
+        counter.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
