@@ -64,7 +64,12 @@ pub async fn run(
         Kind::Issued | Kind::Isolated => (held.body.clone(), None),
     };
     let in_flight = session.begin(core, renamed.as_ref().map(Renamed::ids));
-    let (looked, bound, origin) = hold(core, arrived, held, session, body).await?;
+    let (mut looked, bound, origin) = hold(core, arrived, held, session, body).await?;
+    if is_remembered(&held.method) && session.kind != Kind::Isolated {
+        // Before the client hears of it: what it was told must survive a loss.
+        looked.read_on().await.map_err(upstream::fault_of)?;
+        remember(core, session, held, &looked.beginning()).await;
+    }
     let translate = match (session.kind, renamed) {
         (Kind::Issued, _) => Translate::Tagged(Tagger::new(&core.app, session.key.0, bound.generation)),
         (_, Some(renamed)) => Translate::Renamed(renamed),
@@ -268,12 +273,12 @@ pub fn listen_headers(arrived: &HeaderMap, address: &Address, last_event_id: Opt
 }
 
 /// Whether a successful request changes what a recovery has to restore.
-pub fn is_remembered(method: &str) -> bool {
+fn is_remembered(method: &str) -> bool {
     matches!(method, method::SET_LEVEL | method::SUBSCRIBE | method::UNSUBSCRIBE)
 }
 
 /// Notes such a request, once the upstream has answered it with a result.
-pub async fn remember(core: &Core, session: &Session, held: &Held, response: &[u8]) {
+async fn remember(core: &Core, session: &Session, held: &Held, response: &[u8]) {
     let limits = Limits::default();
     let succeeded = matches!(
         Envelope::parse(response, &limits).map(|envelope| envelope.message),

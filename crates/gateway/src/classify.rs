@@ -154,7 +154,7 @@ pub async fn classify(app: &App, request: Request<Incoming>) -> Result<Arrived, 
         Method::POST => message(app, &headers, body).await?,
         Method::GET => What::Listen(text(&headers, LAST_EVENT_ID).map(str::to_owned)),
         Method::DELETE => What::Close,
-        _ => return Err(Fault::Method("POST").into()),
+        _ => return Err(Fault::Method("GET, POST, DELETE").into()),
     };
     let version = headers.get(MCP_PROTOCOL_VERSION).cloned();
     let era = era_of(&what, text(&headers, MCP_PROTOCOL_VERSION))?;
@@ -192,7 +192,11 @@ async fn message(app: &App, headers: &HeaderMap, body: Incoming) -> Result<What,
     if !is_json(headers) {
         return Err(Fault::ContentType.into());
     }
-    let body = read_body(body, app.config.limits.body_bytes).await?;
+    // A client that dribbles holds a connection and memory; what it may take for the head is enough for the rest.
+    let read = read_body(body, app.config.limits.body_bytes);
+    let body = tokio::time::timeout(app.config.timeouts.request_read, read)
+        .await
+        .map_err(|_| Fault::BodyBroken)??;
     let limits = Limits { max_depth: app.config.limits.json_depth };
     let envelope = Envelope::parse(&body, &limits).map_err(Fault::Envelope)?;
     let held = |id: Option<Span>, method: &str, params: Option<Span>, body: &Bytes| Held {

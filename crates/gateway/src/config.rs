@@ -145,8 +145,10 @@ pub struct Timeouts {
     pub first_byte: Duration,
     /// `timeouts.call`: how long one request may take in all. Default 1 h.
     pub call: Duration,
-    /// `timeouts.header_read`: how long a client may take to send the head of a request. Default 10 s.
-    pub header_read: Duration,
+    /// `timeouts.request_read`: how long a client may take to send the head of a request, and then its body; also
+    /// how long a connection without a request is kept. Default 75 s, since clients that keep connections expect
+    /// a server to keep them for a minute.
+    pub request_read: Duration,
     /// `timeouts.shutdown`: how long requests in flight may go on after a signal to stop. Default 20 s, which is
     /// within the 30 s that Kubernetes allows.
     pub shutdown: Duration,
@@ -158,7 +160,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(5),
             first_byte: minutes(5),
             call: hours(1),
-            header_read: Duration::from_secs(10),
+            request_read: Duration::from_secs(75),
             shutdown: Duration::from_secs(20),
         }
     }

@@ -3,7 +3,7 @@
 //! What an upstream answers is not here: it passes. Internal detail (addresses, I/O errors) goes to the log,
 //! where `Fault` is built; the client gets the table's text, which says what happened, why, and what to do.
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use throughline_wire::envelope::EnvelopeError;
 use throughline_wire::version::ProtocolVersion;
@@ -47,6 +47,8 @@ pub enum Fault {
     UpstreamGarbled,
     /// The upstream would not open a session; its HTTP status.
     InitializeRefused(u16),
+    /// The upstream wants credentials before it opens a session; its `WWW-Authenticate`.
+    Challenged(HeaderValue),
     /// The upstream lost the session again right after it was restored.
     LostAgain,
     /// The session was restored, but what the server kept in it is gone, and the route forbids going on silently.
@@ -111,6 +113,14 @@ impl Fault {
     pub fn allow(&self) -> Option<&'static str> {
         match self {
             Fault::Method(allow) => Some(allow),
+            _ => None,
+        }
+    }
+
+    /// Value for `WWW-Authenticate`, of a 401.
+    pub fn challenge(&self) -> Option<&HeaderValue> {
+        match self {
+            Fault::Challenged(challenge) => Some(challenge),
             _ => None,
         }
     }
@@ -249,6 +259,12 @@ impl Fault {
                     "The server behind the gateway refused to open a session (it answered {status} to \
                      initialize); check that its URL is an MCP endpoint"
                 ),
+                executed(false),
+            ),
+            Fault::Challenged(_) => (
+                StatusCode::UNAUTHORIZED,
+                code::SERVER,
+                "Unauthorized: the server behind the gateway wants credentials".into(),
                 executed(false),
             ),
             Fault::LostAgain => (

@@ -51,12 +51,16 @@ async fn initialize(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<R
 }
 
 async fn request(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {
-    let answered = match session::resolve(core, arrived).await? {
-        Holding::Sessionless => call::pass(core, arrived, held).await?,
-        Holding::Session(session) => call::run(core, arrived, held, &session).await?,
+    let reply = async {
+        let answered = match session::resolve(core, arrived).await? {
+            Holding::Sessionless => call::pass(core, arrived, held).await?,
+            Holding::Session(session) => call::run(core, arrived, held, &session).await?,
+        };
+        let asked =
+            Asked { id: held.raw_id(), accepts: arrived.accepts, on_disconnect: arrived.on_disconnect() };
+        reply::relay(core, answered, &asked).await
     };
-    let asked = Asked { id: held.raw_id(), accepts: arrived.accepts, on_disconnect: arrived.on_disconnect() };
-    reply::relay(core, answered, &asked).await
+    tokio::time::timeout(core.app.config.timeouts.call, reply).await.unwrap_or(Err(Fault::UpstreamTimeout))
 }
 
 async fn notification(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use http::header::WWW_AUTHENTICATE;
 use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use throughline_store::{Millis, RecordKey};
@@ -147,13 +148,8 @@ pub struct Opened {
     pub lists: Lists,
     /// It was not opened for this request, but kept.
     pub taken: bool,
-}
-
-impl Opened {
     /// Nothing was opened: the upstream is known to keep no sessions, and has been told before.
-    pub fn is_sessionless_again(&self) -> bool {
-        self.taken && self.address.session_id.is_none()
-    }
+    pub told: bool,
 }
 
 /// The upstream's answer to `initialize`, as all clients of one kind get it.
@@ -243,6 +239,7 @@ impl InitializeCache {
             address: answer.address.clone(),
             lists: Lists::of_result(&answer.result),
             taken: true,
+            told: sessionless,
         })
     }
 }
@@ -270,7 +267,12 @@ pub async fn open(
 ) -> Result<Opened, Fault> {
     let answer = ask(core, route, params).await.map_err(|none| match none {
         NoAnswer::Fault(fault) => fault,
-        NoAnswer::Refused(refusal) => Fault::InitializeRefused(refusal.status.as_u16()),
+        NoAnswer::Refused(refusal) => match refusal.headers.get(WWW_AUTHENTICATE) {
+            Some(challenge) if refusal.status == StatusCode::UNAUTHORIZED => {
+                Fault::Challenged(challenge.clone())
+            }
+            _ => Fault::InitializeRefused(refusal.status.as_u16()),
+        },
     })?;
     let lists = Lists::of_result(&answer.result);
     let address = answer.address.clone();
@@ -279,7 +281,7 @@ pub async fn open(
     let digest = params.digest(core, route, principal);
     let displaced = route.initialize.keep(digest, Entry::Known { answer, until, warm_until: None });
     end_later(core, route, displaced);
-    Ok(Opened { address, lists, taken: false })
+    Ok(Opened { address, lists, taken: false, told: false })
 }
 
 fn end_later(core: &Rc<Core>, route: &Arc<Route>, address: Option<Address>) {

@@ -80,7 +80,10 @@ pub async fn listen(
             tokio::task::spawn_local(stream.run(body));
             Ok(reply::channel(&core.app, channel))
         }
-        Opened::None(StatusCode::METHOD_NOT_ALLOWED) => Err(Fault::Method("POST, DELETE")),
+        // Many servers without a stream say 404, which some clients take for the end of their session.
+        Opened::None(
+            StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED,
+        ) => Err(Fault::Method("POST, DELETE")),
         Opened::None(status) => {
             tracing::info!(status = status.as_u16(), "the upstream gave no stream");
             Err(Fault::UpstreamGarbled)
@@ -188,10 +191,6 @@ impl Stream {
                 End::Displaced => return self.idle(stop).await,
                 End::Over | End::Broken => break,
             };
-        }
-        let mut listener = lock(&self.session.listener);
-        if listener.as_ref().is_some_and(|present| Arc::ptr_eq(present, &self.listener)) {
-            *listener = None;
         }
     }
 
@@ -307,13 +306,28 @@ impl Stream {
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.reset();
         loop {
+            let rebound = self.session.rebound.notified();
+            if recover::is_closed(&self.session) {
+                return;
+            }
             tokio::select! {
+                () = rebound => {}
                 _ = heartbeat.tick() => {
                     let _ = self.events.try_send(Bytes::from_static(sse::HEARTBEAT));
                 }
                 () = self.events.closed() => return,
                 _ = stop.wait_for(|stop| *stop) => return,
             }
+        }
+    }
+}
+
+impl Drop for Stream {
+    /// However it ends, also before it began: nobody takes over from a stream that is gone.
+    fn drop(&mut self) {
+        let mut listener = lock(&self.session.listener);
+        if listener.as_ref().is_some_and(|present| Arc::ptr_eq(present, &self.listener)) {
+            *listener = None;
         }
     }
 }

@@ -91,7 +91,7 @@ async fn connection(core: Rc<Core>, stream: TcpStream) {
     let config = &core.app.config;
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(config.timeouts.header_read)
+        .header_read_timeout(config.timeouts.request_read)
         .max_headers(config.limits.headers)
         .max_buf_size(config.limits.header_bytes);
     let service = service_fn(|request| {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use throughline_store::{Binding, Millis, Record, RecordKey, State};
+use throughline_wire::version::{ASSUMED, ProtocolVersion};
 use throughline_wire::{jsonrpc, method};
 use tokio::sync::watch;
 
@@ -163,6 +164,11 @@ pub fn current(session: &Session) -> Option<Arc<Bound>> {
         Slot::Bound(bound) => Some(Arc::clone(bound)),
         _ => None,
     }
+}
+
+/// Whether the session was ended.
+pub fn is_closed(session: &Session) -> bool {
+    matches!(*lock(&session.slot), Slot::Closed)
 }
 
 /// The session's binding; made if there is none, or if the one of generation `lost` is lost.
@@ -326,10 +332,12 @@ async fn open(core: &Rc<Core>, session: &Session, record: &Record, lost: bool) -
         told?;
     }
     let negotiated = opened.address.version.as_ref().and_then(|version| version.to_str().ok());
+    // Compared as it was told: a version that is not known here counts as the one that a missing header means.
+    let meant = negotiated.and_then(ProtocolVersion::parse).unwrap_or(ASSUMED);
     match session.version {
         // The client speaks the version that it was told. Nothing here can translate yet, so it has to begin
         // again, and a 404 is what makes clients do so.
-        Some(told) if negotiated != Some(told.as_str()) => {
+        Some(told) if told != meant => {
             tracing::warn!(told = told.as_str(), negotiated, "the upstream now negotiates another version");
             upstream::end(core.endpoint(&session.route), &opened.address).await;
             Err(Fault::SessionUnknown)
@@ -339,7 +347,7 @@ async fn open(core: &Rc<Core>, session: &Session, record: &Record, lost: bool) -
 }
 
 async fn initialized(core: &Rc<Core>, session: &Session, opened: &Opened) -> Result<(), Fault> {
-    if opened.is_sessionless_again() {
+    if opened.told {
         return Ok(());
     }
     let message = jsonrpc::notification(method::INITIALIZED, None);

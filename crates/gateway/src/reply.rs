@@ -137,6 +137,9 @@ pub fn fault(app: &App, fault: &Fault, id: Option<&str>) -> Response<ReplyBody> 
     if let Some(seconds) = fault.retry_after() {
         response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
+    if let Some(challenge) = fault.challenge() {
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge.clone());
+    }
     response
 }
 
@@ -441,13 +444,15 @@ impl Events {
         let outward = match &data {
             None => Outward::Keep,
             Some(data) => {
-                self.answered |= is_response(data);
-                match &self.translate {
+                let outward = match &self.translate {
                     Translate::AsIs => Outward::Keep,
                     Translate::Tagged(tagger) => tagger.outward(data),
                     Translate::Renamed(renamed) => renamed.outward(data),
                     Translate::Alone => translate::unasked(data),
-                }
+                };
+                // A response under somebody else's id is dropped, and answers nothing.
+                self.answered |= !matches!(outward, Outward::Drop) && is_response(data);
+                outward
             }
         };
         match outward {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use throughline_store::{Store, StoreError};
+use throughline_store::{Salvaged, Store, StoreError};
 use throughline_wire::keyring::{KeyRing, KeyRingError};
 use throughline_wire::seal::Keys;
 use tokio::net::TcpListener;
@@ -188,15 +188,36 @@ fn state_dir(config: &Config) -> Result<PathBuf, StartError> {
 }
 
 async fn open_store(config: &Config) -> Result<Store, StartError> {
+    match store_dir(config)? {
+        None => Ok(Store::memory()),
+        Some(dir) => Ok(Store::embedded(&dir).await?),
+    }
+}
+
+/// Where the embedded store lives; None for another store.
+fn store_dir(config: &Config) -> Result<Option<PathBuf>, StartError> {
     match &config.store {
-        StoreUrl::Memory => Ok(Store::memory()),
-        StoreUrl::Embedded(dir) => {
-            let dir = match dir {
-                Some(dir) => dir.clone(),
-                None => state_dir(config)?.join("store"),
-            };
-            Ok(Store::embedded(&dir).await?)
+        StoreUrl::Memory => Ok(None),
+        StoreUrl::Embedded(Some(dir)) => Ok(Some(dir.clone())),
+        StoreUrl::Embedded(None) => Ok(Some(state_dir(config)?.join("store"))),
+    }
+}
+
+/// Moves a damaged embedded store aside and keeps every record of it that can be read. A store that can be opened
+/// is left as it is; then the answer is None.
+///
+/// # Errors
+/// When the store is in use, or its directory cannot be written.
+pub fn salvage(config: &Config, effects: Effects) -> Result<Option<Salvaged>, StartError> {
+    let Some(dir) = store_dir(config)? else { return Ok(None) };
+    let runtime = runtime()?;
+    match runtime.block_on(Store::embedded(&dir)) {
+        Ok(store) => {
+            runtime.block_on(store.close())?;
+            Ok(None)
         }
+        Err(StoreError::Corrupt { .. }) => Ok(Some(throughline_store::salvage(&dir, effects.now())?)),
+        Err(error) => Err(error.into()),
     }
 }
 

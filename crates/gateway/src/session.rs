@@ -24,7 +24,7 @@ use crate::initialize::InitializeParams;
 use crate::listen::Listener;
 use crate::principal::Continuity;
 use crate::probe;
-use crate::recover::Slot;
+use crate::recover::{self, Slot};
 
 /// How a client holds its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,7 +253,7 @@ impl Drop for InFlight {
         }
         if self.session.kind == Kind::Isolated {
             let (core, session) = (Rc::clone(&self.core), Arc::clone(&self.session));
-            tokio::task::spawn_local(async move { crate::recover::release(&core, &session).await });
+            tokio::task::spawn_local(async move { recover::release(&core, &session).await });
         }
     }
 }
@@ -283,7 +283,7 @@ pub async fn issued(core: &Rc<Core>, arrived: &Arrived, id: &HeaderValue) -> Res
     let token = open_id(app, arrived, id).ok_or(Fault::SessionUnknown)?;
     let key = RecordKey(token.id);
     if let Some(session) = app.sessions.get(&key) {
-        return Ok(session);
+        return if recover::is_closed(&session) { Err(Fault::SessionUnknown) } else { Ok(session) };
     }
     app.sessions.make_room(app)?;
     let told = |session| Session { version: Some(token.version), ..session };
@@ -386,7 +386,7 @@ pub async fn close(core: &Rc<Core>, arrived: &Arrived) -> Result<(), Fault> {
         tracing::error!(%error, "the end of a session was not stored; it holds in this process only");
     }
     lock(&session.known).record.state = State::Deleted;
-    crate::recover::close(core, &session).await;
+    recover::close(core, &session).await;
     Ok(())
 }
 

@@ -108,6 +108,21 @@ impl Looked {
         Ok(Looked { status, headers, head: Head::Events(decoder, frames), body })
     }
 
+    /// Reads on to the response, keeping what comes before it. Of a body that is no stream the beginning is enough.
+    pub async fn read_on(&mut self) -> Result<(), SendError> {
+        let Head::Events(decoder, frames) = &mut self.head else { return Ok(()) };
+        let is_response = |frame: &Frame| {
+            frame.is_message() && frame.data().is_some_and(|data| is_response_to(&data, None))
+        };
+        while !frames.last().is_some_and(is_response) {
+            match next_frame(&mut self.body, decoder).await? {
+                Some(frame) => frames.push(frame),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
     /// The bytes that the session-loss table judges.
     pub fn beginning(&self) -> Cow<'_, [u8]> {
         match &self.head {

@@ -18,7 +18,7 @@ pub enum StoreError {
     },
     /// The file is damaged beyond repair, or is no file of ours. It was kept.
     #[error(
-        "{} is damaged or not a session store ({reason}); it was kept: salvage it, move it aside, or run with --store embedded:OTHER",
+        "{} is damaged or not a session store ({reason}); it was kept: start once with --salvage to keep what can be read, or run with --store embedded:OTHER",
         path.display()
     )]
     Corrupt {

@@ -59,7 +59,7 @@ const TIMEOUTS: &[Key<Timeouts>] = &[
     Key::new("connect", |t, f| f.duration(&mut t.connect, Duration::from_millis(100)..=minutes(5))),
     Key::new("first_byte", |t, f| f.duration(&mut t.first_byte, SECOND..=days(1))),
     Key::new("call", |t, f| f.duration(&mut t.call, SECOND..=days(7))),
-    Key::new("header_read", |t, f| f.duration(&mut t.header_read, SECOND..=minutes(5))),
+    Key::new("request_read", |t, f| f.duration(&mut t.request_read, SECOND..=minutes(5))),
     Key::new("shutdown", |t, f| f.duration(&mut t.shutdown, SECOND..=hours(1))),
 ];
 

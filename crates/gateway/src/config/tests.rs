@@ -89,7 +89,7 @@ json_depth = 64
 connect = "500ms"
 first_byte = "2m"
 call = "2d"
-header_read = "3s"
+request_read = "3s"
 shutdown = "4s"
 [sessions]
 idle = "2h"
@@ -131,7 +131,7 @@ fn every_key_is_read() {
             connect: Duration::from_millis(500),
             first_byte: minutes(2),
             call: days(2),
-            header_read: Duration::from_secs(3),
+            request_read: Duration::from_secs(3),
             shutdown: Duration::from_secs(4),
         },
         sessions: Sessions {

@@ -1,0 +1,17 @@
+//! Log lines on standard error: for people on a terminal, JSON otherwise.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::EnvFilter;
+
+/// Begins to log. `THROUGHLINE_LOG` says how much, as `info` (the default), `debug`, or
+/// `throughline_gateway=debug,info`.
+pub(crate) fn start() {
+    let filter = EnvFilter::try_from_env("THROUGHLINE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    if io::stderr().is_terminal() {
+        log.with_target(false).compact().init();
+    } else {
+        log.json().flatten_event(true).init();
+    }
+}

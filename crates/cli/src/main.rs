@@ -1,0 +1,52 @@
+//! Throughline: a session gateway for the Model Context Protocol.
+//!
+//! Thin: arguments in, exit codes out. What the commands do is in the libraries.
+
+mod demo;
+mod logging;
+mod reference;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A session gateway for the Model Context Protocol: put it between any MCP client and any MCP server, and the
+/// session holds.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway in front of an MCP server.
+    Serve(serve::Arguments),
+    /// Run a small MCP server to try the gateway with.
+    Reference(reference::Arguments),
+    /// Watch a session survive: starts a server and the gateway, kills both, and shows what the client sees.
+    Demo,
+    /// Say whether a configuration file can be run, and everything that is wrong with it.
+    CheckConfig(serve::CheckArguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Reference(arguments) => reference::run(arguments),
+        Command::Demo => demo::run(),
+        Command::CheckConfig(arguments) => serve::check(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("throughline: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a command fails with: one line, or one for each mistake.
+type Failure = Box<dyn std::error::Error>;

@@ -1,0 +1,102 @@
+//! `throughline serve` and `throughline check-config`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use throughline_gateway::config::{Config, Overrides, StoreUrl};
+use throughline_gateway::{Effects, Gateway};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{Failure, logging};
+
+/// Run the gateway in front of an MCP server.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  throughline serve http://127.0.0.1:3000/mcp                  clients connect to http://127.0.0.1:8808/mcp
+  throughline serve http://127.0.0.1:3000/mcp --stateless      no session ids: every request on its own
+  throughline serve --config throughline.toml                  everything else; examples/throughline.toml explains it
+
+Sessions survive a restart of either side: ids are sealed with the key ring in the state directory, and what
+they are bound to is kept in the store there. THROUGHLINE_LOG=debug says more.")]
+pub(crate) struct Arguments {
+    /// The MCP server's endpoint.
+    #[arg(value_name = "URL", required_unless_present = "config", conflicts_with = "config")]
+    url: Option<String>,
+    /// A configuration file, instead of URL.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where clients connect [default: 127.0.0.1:8808].
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Where session records live: memory: or embedded:DIR [default: embedded in the state directory].
+    #[arg(long, value_name = "URL")]
+    store: Option<StoreUrl>,
+    /// Where the key ring and the embedded store live [default: $STATE_DIRECTORY or ~/.local/state/throughline].
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Give no session ids and read none: every request on its own.
+    #[arg(long)]
+    stateless: bool,
+    /// If the embedded store is damaged, move its file aside and keep what can be read of it.
+    #[arg(long)]
+    salvage: bool,
+}
+
+/// Say whether a configuration file can be run.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  throughline check-config examples/throughline.toml")]
+pub(crate) struct CheckArguments {
+    /// The file.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// Runs the gateway until it is told to stop.
+pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
+    logging::start();
+    let mut config = match (&arguments.config, &arguments.url) {
+        (Some(file), _) => read(file)?,
+        (None, Some(url)) => Config::for_upstream(url)?,
+        (None, None) => return Err("serve needs URL or --config FILE".into()),
+    };
+    config.apply(Overrides::from_env(&|name| std::env::var(name).ok())?);
+    let Arguments { listen, store, state_dir, stateless, salvage, .. } = arguments;
+    config.apply(Overrides { listen, store, state_dir, stateless, ..Overrides::default() });
+    if salvage && let Some(salvaged) = throughline_gateway::serve::salvage(&config, Effects::REAL)? {
+        let aside = salvaged.moved_to.display();
+        tracing::warn!(kept = salvaged.kept, lost = salvaged.lost, %aside, "a damaged store was salvaged");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before the start, so that a signal during it is not lost.
+    let _entered = runtime.enter();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let gateway = Gateway::start(config, Effects::REAL)?;
+    runtime.block_on(async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    });
+    tracing::info!("stopping; requests in flight may end");
+    gateway.shut_down();
+    Ok(())
+}
+
+fn read(file: &Path) -> Result<Config, Failure> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(Config::parse(&text, &file.display().to_string())?)
+}
+
+/// Checks a configuration file.
+pub(crate) fn check(arguments: &CheckArguments) -> Result<(), Failure> {
+    let mut config = read(&arguments.file)?;
+    config.apply(Overrides::from_env(&|name| std::env::var(name).ok())?);
+    config.check()?;
+    let routes = config.routes.iter().map(|route| format!("  {} -> {}\n", route.path, route.upstream));
+    println!("{}: good; it would listen on {} and serve", arguments.file.display(), config.listen);
+    print!("{}", routes.collect::<String>());
+    Ok(())
+}

@@ -1,0 +1,30 @@
+//! What the tests are written with: processes that can be killed, and clients.
+
+mod gateway;
+mod http;
+mod mcp;
+mod process;
+mod python;
+mod upstream;
+
+pub(crate) use gateway::Gateway;
+pub(crate) use mcp::{Answer, MODERN, Mcp};
+pub(crate) use process::{Process, until};
+pub(crate) use python::PythonClient;
+pub(crate) use upstream::Upstream;
+
+/// Makes a `#[test]` of each function for each upstream that it is to hold for.
+macro_rules! over_each_upstream {
+    ($($test:ident),+ $(,)?) => {
+        mod rmcp {
+            $(#[test] fn $test() { super::$test($crate::harness::Upstream::rmcp()); })+
+        }
+        mod python1 {
+            $(#[test] fn $test() { super::$test($crate::harness::Upstream::python1()); })+
+        }
+        mod python2 {
+            $(#[test] fn $test() { super::$test($crate::harness::Upstream::python2()); })+
+        }
+    };
+}
+pub(crate) use over_each_upstream;

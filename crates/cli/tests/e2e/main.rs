@@ -1,0 +1,20 @@
+//! The program between real servers and real clients.
+//!
+//! Every test runs the built `throughline` in front of a real MCP server (on rmcp, or on the official Python
+//! SDK in either major version), and kills, with SIGKILL, what the promise under test says may be killed.
+//! `baseline` holds the same servers and clients against each other with nothing in between, so that what
+//! fails there is not the gateway's fault.
+#![cfg(test)]
+
+mod harness;
+
+mod away;
+mod baseline;
+mod demo;
+mod eras;
+mod idless;
+mod kept;
+mod races;
+mod restored;
+mod sdk_client;
+mod stateless;
