@@ -34,6 +34,8 @@ pub struct App {
     pub instance: String,
     /// The same, for the header.
     pub instance_header: HeaderValue,
+    /// Digest of the principal that callers without credentials have.
+    pub anonymous: [u8; 16],
     /// Calls that go on without their client.
     pub detached: Arc<AtomicUsize>,
     stopping: watch::Sender<bool>,
@@ -73,6 +75,7 @@ impl App {
             sessions: Table::default(),
             instance_header: HeaderValue::from_str(&instance).unwrap_or(HeaderValue::from_static("unknown")),
             instance,
+            anonymous: first(&keys.digest("principal", &[b"anonymous"])),
             detached: Arc::default(),
             stopping: watch::Sender::new(false),
             next_id: AtomicU64::new(1),

@@ -4,18 +4,21 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use throughline_store::Millis;
+use throughline_store::{Millis, RecordKey};
 use tokio::time::MissedTickBehavior;
 
 use crate::app::Core;
-use crate::recover;
-use crate::session::millis;
-use crate::upstream;
+use crate::session::{self, millis};
+use crate::{recover, upstream};
 
 /// Use is written at most so often.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 /// Expired records removed in one turn.
 const SWEEP_BATCH: usize = 1000;
+/// Sessions whose upstream session is given back in one turn.
+const RELEASE_BATCH: usize = 256;
+/// Records looked at in one turn, for sessions that no process has in memory any more.
+const FORGOTTEN_BATCH: usize = 256;
 
 /// Runs until the gateway stops, on one core.
 pub async fn run(core: Rc<Core>) {
@@ -26,14 +29,16 @@ pub async fn run(core: Rc<Core>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stop = app.stop_signal();
     let mut written = app.effects.now();
+    let mut page = None;
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             _ = stop.wait_for(|stop| *stop) => break,
         }
         let now = app.effects.now();
-        end_warm(&core, now).await;
+        end_warm(&core, now);
         release_idle(&core, now).await;
+        page = release_forgotten(&core, page, now).await;
         if now.0 >= written.0 + millis(TOUCH_EVERY) {
             write_use(&core, written).await;
             written = now;
@@ -45,16 +50,16 @@ pub async fn run(core: Rc<Core>) {
     write_use(&core, written).await;
     for route in &app.routes {
         for address in route.initialize.drain() {
-            upstream::end(core.endpoint(route), &address).await;
+            upstream::end_later(core.endpoint(route), address);
         }
     }
 }
 
 /// Ends upstream sessions that an `initialize` made and nobody used.
-async fn end_warm(core: &Rc<Core>, now: Millis) {
+fn end_warm(core: &Rc<Core>, now: Millis) {
     for route in &core.app.routes {
         for address in route.initialize.expire(now) {
-            upstream::end(core.endpoint(route), &address).await;
+            upstream::end_later(core.endpoint(route), address);
         }
     }
 }
@@ -63,7 +68,7 @@ async fn end_warm(core: &Rc<Core>, now: Millis) {
 async fn release_idle(core: &Rc<Core>, now: Millis) {
     let app = &core.app;
     let idle = millis(app.config.sessions.idle);
-    let lapsed = app.sessions.select(|session| {
+    let lapsed = app.sessions.select(RELEASE_BATCH, |session| {
         session.is_quiet() && (session.used().0.saturating_add(idle) <= now.0 || session.expires <= now)
     });
     for session in lapsed {
@@ -72,9 +77,32 @@ async fn release_idle(core: &Rc<Core>, now: Millis) {
     }
 }
 
+/// The same for a page of records: of sessions that an earlier process left, or that had to leave memory.
+async fn release_forgotten(core: &Rc<Core>, after: Option<RecordKey>, now: Millis) -> Option<RecordKey> {
+    let app = &core.app;
+    let idle = millis(app.config.sessions.idle);
+    let records = match app.store.list(after, FORGOTTEN_BATCH, now).await {
+        Ok(records) => records,
+        Err(error) => {
+            tracing::error!(%error, "session records were not looked through");
+            return after;
+        }
+    };
+    let last = records.last().map(|(key, _)| *key).filter(|_| records.len() == FORGOTTEN_BATCH);
+    for (key, stored) in records {
+        if stored.touched.0.saturating_add(idle) <= now.0
+            && app.sessions.get(&key).is_none()
+            && let Some(session) = session::of_record(app, key, stored)
+        {
+            recover::release(core, &session).await;
+        }
+    }
+    last
+}
+
 /// Writes down which sessions were used since `since`.
 async fn write_use(core: &Rc<Core>, since: Millis) {
-    let used = core.app.sessions.select(|session| session.used() >= since);
+    let used = core.app.sessions.select(usize::MAX, |session| session.used() >= since);
     let touches: Vec<_> = used.iter().map(|session| (session.key, session.used())).collect();
     if let Err(error) = core.app.store.touch_many(&touches).await {
         tracing::error!(%error, "use of sessions was not written");

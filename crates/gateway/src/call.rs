@@ -13,13 +13,14 @@ use throughline_wire::headers::{
     LAST_EVENT_ID, MCP_METHOD, MCP_NAME, MCP_PARAM_PREFIX, MCP_PROTOCOL_VERSION,
 };
 use throughline_wire::loss::{Sign, Verdict};
-use throughline_wire::method;
+use throughline_wire::{era, method};
 
 use crate::app::{Core, Route};
+use crate::binding::{Bound, Origin};
 use crate::classify::{Arrived, Held};
 use crate::config::UnsafeAfterLoss;
 use crate::error::Fault;
-use crate::recover::{self, Bound, Origin};
+use crate::recover;
 use crate::session::{InFlight, Kind, Session};
 use crate::translate::{Renamed, Tagger};
 use crate::upstream::http::SendError;
@@ -71,7 +72,7 @@ pub async fn run(
         remember(core, session, held, &looked.beginning()).await;
     }
     let translate = match (session.kind, renamed) {
-        (Kind::Issued, _) => Translate::Tagged(Tagger::new(&core.app, session.key.0, bound.generation)),
+        (Kind::Issued, _) => Translate::Tagged(Tagger::new(&core.app, &bound)),
         (_, Some(renamed)) => Translate::Renamed(renamed),
         (_, None) => Translate::Alone,
     };
@@ -102,17 +103,17 @@ async fn hold(
             Err(error) => return Err(upstream::fault_of(error)),
         };
         let lost = match loss_of(core, session, &bound, &looked).await? {
-            None => return Ok((looked, bound, origin)),
+            None => return Ok((alive(looked), bound, origin)),
             Some(sign) => sign,
         };
         if recovered {
             return Err(Fault::LostAgain);
         }
         recovered = true;
-        tracing::info!(
+        // Said once by whoever restores it; here for each of those who find it lost.
+        tracing::debug!(
             session = core.app.log_id(&session.key.0),
             sign = lost.as_str(),
-            generation = bound.generation,
             "upstream session lost"
         );
         upstream::discard(looked);
@@ -151,6 +152,21 @@ async fn loss_of(
     }
 }
 
+/// A 404 in a session that lives (an unknown tool, of some servers): clients would take it for the session's end.
+fn alive(mut looked: Looked) -> Looked {
+    if looked.status == http::StatusCode::NOT_FOUND {
+        let limits = Limits::default();
+        let beginning = looked.beginning();
+        let is_response = matches!(
+            Envelope::parse(&beginning, &limits).map(|envelope| envelope.message),
+            Ok(Message::Response { .. })
+        );
+        drop(beginning);
+        looked.status = if is_response { http::StatusCode::OK } else { http::StatusCode::BAD_GATEWAY };
+    }
+    looked
+}
+
 /// Sends a request, or a notification, where there are no sessions.
 pub async fn pass(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Answered, Fault> {
     let repeatable = method::is_repeatable(&held.method);
@@ -160,10 +176,14 @@ pub async fn pass(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Ans
         sent = once().await;
     }
     let looked = sent.map_err(upstream::fault_of)?;
-    if looked.status == http::StatusCode::BAD_REQUEST {
-        // Perhaps the upstream was replaced by one of another era: ask again before the next request.
+    let (status, beginning) = (looked.status.as_u16(), looked.beginning());
+    if looked.status == http::StatusCode::BAD_REQUEST
+        && era::discover(status, &beginning) == era::Probe::Legacy
+    {
+        // The upstream was replaced by one of another era: ask again before the next request.
         arrived.route.era.forget();
     }
+    drop(beginning);
     Ok(Answered { looked, translate: Translate::AsIs, carried: None, in_flight: None })
 }
 
@@ -181,7 +201,7 @@ pub async fn notify(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &A
         return;
     }
     let Some(bound) = recover::current(session) else { return };
-    let tagger = Tagger::new(app, session.key.0, bound.generation);
+    let tagger = Tagger::new(app, &bound);
     let body = match (session.kind, &*held.method) {
         (Kind::Issued, method::PROGRESS) => tagger.inward_progress(held).map(Bytes::from),
         (Kind::Issued, _) => Some(held.body.clone()),
@@ -198,7 +218,7 @@ pub async fn notify(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &A
 pub async fn respond(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &Arc<Session>) {
     session.touch(core.app.effects.now());
     let Some(bound) = recover::current(session).filter(|_| session.kind == Kind::Issued) else { return };
-    let tagger = Tagger::new(&core.app, session.key.0, bound.generation);
+    let tagger = Tagger::new(&core.app, &bound);
     match tagger.inward_response(held) {
         Some(body) => deliver(core, arrived, session, &bound, body.into()).await,
         None => tracing::info!(
@@ -289,7 +309,11 @@ async fn remember(core: &Core, session: &Session, held: &Held, response: &[u8]) 
         envelope::member(params, "uri").ok().flatten().and_then(|span| envelope::string_value(&params[span]));
     let key = match &*held.method {
         method::SET_LEVEL => method::SET_LEVEL.to_owned(),
-        _ => format!("{} {}", method::SUBSCRIBE, uri.unwrap_or_default()),
+        // A resource's URI may be as secret as what is in it.
+        _ => {
+            let uri = core.app.keys.digest("restore", &[uri.unwrap_or_default().as_bytes()]);
+            format!("{} {}", method::SUBSCRIBE, data_encoding::HEXLOWER.encode(&uri[..16]))
+        }
     };
     let step = (&*held.method != method::UNSUBSCRIBE).then(|| RestoreStep {
         key: key.clone(),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, ORIGIN};
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -113,8 +113,9 @@ impl Arrived {
     /// What it means if the client goes away now.
     pub fn on_disconnect(&self) -> OnDisconnect {
         match (self.era, &self.what) {
-            (Era::Legacy, What::Initialize(_) | What::Request(_)) => OnDisconnect::KeepReading,
-            _ => OnDisconnect::Cancel,
+            (Era::Modern, _) | (_, What::Listen(_)) => OnDisconnect::Cancel,
+            // Many clients say good-bye, or answer a question, and are gone before they hear that it arrived.
+            (Era::Legacy, _) => OnDisconnect::KeepReading,
         }
     }
 
@@ -147,7 +148,6 @@ impl From<Fault> for Refused {
 /// Reads and checks one HTTP request.
 pub async fn classify(app: &App, request: Request<Incoming>) -> Result<Arrived, Refused> {
     let (parts, body) = request.into_parts();
-    check_origin(app, &parts.uri, &parts.headers)?;
     let route = Arc::clone(app.route(parts.uri.path()).ok_or(Fault::NoRoute)?);
     let headers = parts.headers;
     let what = match parts.method {
@@ -198,6 +198,7 @@ async fn message(app: &App, headers: &HeaderMap, body: Incoming) -> Result<What,
         .await
         .map_err(|_| Fault::BodyBroken)??;
     let limits = Limits { max_depth: app.config.limits.json_depth };
+    let body = unwrapped(body, &limits)?;
     let envelope = Envelope::parse(&body, &limits).map_err(Fault::Envelope)?;
     let held = |id: Option<Span>, method: &str, params: Option<Span>, body: &Bytes| Held {
         body: body.clone(),
@@ -216,6 +217,15 @@ async fn message(app: &App, headers: &HeaderMap, body: Incoming) -> Result<What,
         }
         Message::Response { id, .. } => What::Response(held(id.map(|id| id.span()), "", None, &body)),
     })
+}
+
+/// The message, taken out of an array if it is the only element: hardly any server reads arrays.
+fn unwrapped(body: Bytes, limits: &Limits) -> Result<Bytes, Fault> {
+    if body.trim_ascii_start().first() != Some(&b'[') {
+        return Ok(body);
+    }
+    let object = Envelope::parse(&body, limits).map_err(Fault::Envelope)?.object;
+    Ok(body.slice(object))
 }
 
 async fn read_body(mut body: Incoming, limit: usize) -> Result<Bytes, Fault> {
@@ -265,52 +275,6 @@ pub fn reads_streams(headers: &HeaderMap) -> bool {
             ["text/event-stream", "text/*", "*/*"].iter().any(|known| range.eq_ignore_ascii_case(known))
         })
     })
-}
-
-/// Refuses requests that a page in somebody's browser makes in their name: by DNS rebinding (Host), or openly
-/// (Origin, Sec-Fetch-Site).
-fn check_origin(app: &App, uri: &http::Uri, headers: &HeaderMap) -> Result<(), Fault> {
-    let config = &app.config;
-    let loopback = config.on_loopback();
-    let authority = uri.authority().map(http::uri::Authority::as_str);
-    let host =
-        authority.or_else(|| headers.get(HOST).and_then(|host| host.to_str().ok())).unwrap_or_default();
-    let listed = |list: &[String], value: &str| list.iter().any(|known| known.eq_ignore_ascii_case(value));
-    let host_name = name_of(host);
-    let host_known = listed(&config.allowed_hosts, host) || listed(&config.allowed_hosts, host_name);
-    if !(host_known || (loopback && is_loopback_name(host_name))) {
-        return Err(Fault::BadHost);
-    }
-    let origin = match headers.get(ORIGIN) {
-        None => None,
-        Some(origin) => Some(origin.to_str().map_err(|_| Fault::BadOrigin)?),
-    };
-    if origin.is_some_and(|origin| listed(&config.allowed_origins, origin)) {
-        return Ok(());
-    }
-    if headers.get(HeaderName::from_static("sec-fetch-site")).is_some_and(|site| site == "cross-site") {
-        return Err(Fault::BadOrigin);
-    }
-    match origin.map(|origin| origin.split_once("://").map(|(_, host)| host)) {
-        None => Ok(()),
-        Some(Some(origin_host)) if origin_host.eq_ignore_ascii_case(host) => Ok(()),
-        Some(Some(origin_host)) if loopback && is_loopback_name(name_of(origin_host)) => Ok(()),
-        Some(_) => Err(Fault::BadOrigin),
-    }
-}
-
-/// A host without its port.
-fn name_of(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => name,
-        _ => host,
-    }
-}
-
-fn is_loopback_name(name: &str) -> bool {
-    let name = name.trim_matches(['[', ']']);
-    name.eq_ignore_ascii_case("localhost")
-        || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// The version that the client's header names, or the one that a missing header means.

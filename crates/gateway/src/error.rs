@@ -51,6 +51,8 @@ pub enum Fault {
     Challenged(HeaderValue),
     /// The upstream lost the session again right after it was restored.
     LostAgain,
+    /// No upstream session could be opened for the call.
+    NotBound,
     /// The session was restored, but what the server kept in it is gone, and the route forbids going on silently.
     StateLost,
     /// A modern request for an upstream that speaks legacy revisions only; the version that was asked for.
@@ -104,7 +106,7 @@ impl Fault {
     pub fn retry_after(&self) -> Option<u32> {
         match self {
             Fault::TooManySessions | Fault::Stopping => Some(5),
-            Fault::UpstreamAway => Some(2),
+            Fault::UpstreamAway | Fault::NotBound => Some(2),
             _ => None,
         }
     }
@@ -257,7 +259,7 @@ impl Fault {
                 code::UPSTREAM_FAULT,
                 format!(
                     "The server behind the gateway refused to open a session (it answered {status} to \
-                     initialize); check that its URL is an MCP endpoint"
+                     initialize); check that its URL is an MCP endpoint, down to the slash at its end"
                 ),
                 executed(false),
             ),
@@ -265,6 +267,12 @@ impl Fault {
                 StatusCode::UNAUTHORIZED,
                 code::SERVER,
                 "Unauthorized: the server behind the gateway wants credentials".into(),
+                executed(false),
+            ),
+            Fault::NotBound => (
+                StatusCode::BAD_GATEWAY,
+                code::UPSTREAM_FAULT,
+                "The server behind the gateway did not open a session; the call was not executed, try again".into(),
                 executed(false),
             ),
             Fault::LostAgain => (

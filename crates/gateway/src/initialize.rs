@@ -3,120 +3,35 @@
 //! The first `initialize` of its kind asks the upstream. The answer is kept for a while and given to all later
 //! ones; the upstream session that it made is kept warm for the first request that needs one.
 
-use std::collections::HashMap;
+mod cache;
+mod params;
+
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use throughline_store::{Millis, RecordKey};
-use throughline_wire::capability::Capabilities;
-use throughline_wire::envelope::{self, Envelope, Message, Outcome, Span};
+use throughline_wire::envelope::{self, Envelope, Message};
 use throughline_wire::headers::MCP_SESSION_ID;
 use throughline_wire::seal::SessionToken;
-use throughline_wire::splice::{set_member, splice};
-use throughline_wire::version::{ASSUMED, ProtocolVersion};
+use throughline_wire::splice::splice;
 use throughline_wire::{jsonrpc, method};
 use tokio::sync::watch;
 
-use crate::app::{Core, Route, first};
+pub use cache::InitializeCache;
+use cache::{Answer, Known, Lookup, NoAnswer, Outcome};
+pub use params::InitializeParams;
+
+use crate::app::{Core, Route};
 use crate::classify::{Arrived, Held};
 use crate::config::Mode;
 use crate::error::Fault;
 use crate::principal::Continuity;
-use crate::session::{lock, millis};
+use crate::session::millis;
 use crate::upstream::{self, Address, Own, Refusal};
-
-/// Answers kept for one route; the one that lapses first goes first. What makes them differ comes from clients.
-const MAX_CACHED: usize = 1024;
-
-/// What a client announced in `initialize`.
-#[derive(Clone, Debug)]
-pub struct InitializeParams {
-    /// Raw JSON of the parameters, sent upstream as it is.
-    pub raw: String,
-    /// The requested protocol version, as text: it need not be one that we know.
-    pub version: String,
-    capabilities: Span,
-    client: Span,
-}
-
-impl InitializeParams {
-    /// Reads raw JSON.
-    ///
-    /// # Errors
-    /// [`Fault::InitializeParams`] where a member that the protocol requires is missing.
-    pub fn read(raw: &[u8]) -> Result<Self, Fault> {
-        let member = |name: &str| envelope::member(raw, name).map_err(|_| Fault::InitializeParams);
-        let version = member("protocolVersion")?.and_then(|span| envelope::string_value(&raw[span]));
-        let object = |span: &Span| raw[span.start] == b'{';
-        let capabilities = member("capabilities")?.filter(object);
-        let client = member("clientInfo")?.filter(object);
-        let raw = std::str::from_utf8(raw).map_err(|_| Fault::InitializeParams)?;
-        match (version, capabilities, client) {
-            (Some(version), Some(capabilities), Some(client)) => Ok(InitializeParams {
-                version: version.into_owned(),
-                raw: raw.to_owned(),
-                capabilities,
-                client,
-            }),
-            _ => Err(Fault::InitializeParams),
-        }
-    }
-
-    /// For a client whose own parameters are not known.
-    pub fn synthetic(version: ProtocolVersion, capabilities: Capabilities) -> Self {
-        let capabilities = capabilities.to_json();
-        let client = concat!(r#"{"name":"throughline","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#);
-        let before = format!(r#"{{"protocolVersion":"{version}","capabilities":"#);
-        let between = r#","clientInfo":"#;
-        let start = before.len();
-        let client_start = start + capabilities.len() + between.len();
-        InitializeParams {
-            version: version.as_str().to_owned(),
-            capabilities: start..start + capabilities.len(),
-            client: client_start..client_start + client.len(),
-            raw: format!("{before}{capabilities}{between}{client}}}"),
-        }
-    }
-
-    /// What the client said that it can do.
-    pub fn capabilities(&self) -> Capabilities {
-        Capabilities::from_json(self.raw[self.capabilities.clone()].as_bytes())
-    }
-
-    /// The same, announcing nothing.
-    pub fn without_capabilities(&self) -> Self {
-        let raw = self.raw.as_bytes();
-        set_member(raw, &(0..raw.len()), "capabilities", b"{}")
-            .ok()
-            .map(|edit| splice(raw, &mut [edit]))
-            .and_then(|raw| Self::read(&raw).ok())
-            .unwrap_or_else(|| self.clone())
-    }
-
-    /// Names what an upstream's answer may depend on: {route, principal, version, capabilities, client name and
-    /// version}. Other members of the parameters differ from call to call (Copilot Studio's `sessionContext`).
-    fn digest(&self, core: &Core, route: &Route, principal: &[u8; 16]) -> [u8; 16] {
-        let client = self.raw[self.client.clone()].as_bytes();
-        let text = |name| match envelope::member(client, name) {
-            Ok(Some(span)) => &client[span],
-            _ => b"",
-        };
-        let capabilities = self.raw[self.capabilities.clone()].as_bytes();
-        let parts = [
-            &route.digest[..],
-            principal,
-            self.version.as_bytes(),
-            capabilities,
-            text("name"),
-            text("version"),
-        ];
-        first(&core.app.keys.digest("initialize", &parts))
-    }
-}
 
 /// Which lists the server announces changes of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,98 +65,6 @@ pub struct Opened {
     pub taken: bool,
     /// Nothing was opened: the upstream is known to keep no sessions, and has been told before.
     pub told: bool,
-}
-
-/// The upstream's answer to `initialize`, as all clients of one kind get it.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// Raw JSON of the result.
-    pub result: Bytes,
-    /// What puts requests into the session that it made. The session itself may be somebody's by now.
-    address: Address,
-}
-
-impl Answer {
-    /// The negotiated version.
-    fn version(&self) -> ProtocolVersion {
-        let version = self.address.version.as_ref().and_then(|version| version.to_str().ok());
-        version.and_then(ProtocolVersion::parse).unwrap_or(ASSUMED)
-    }
-}
-
-/// Why there is no result.
-#[derive(Clone, Debug)]
-pub enum NoAnswer {
-    /// The gateway's own reason.
-    Fault(Fault),
-    /// The upstream's answer is to be passed on.
-    Refused(Arc<Refusal>),
-}
-
-/// Kept answers of one route.
-#[derive(Default)]
-pub struct InitializeCache {
-    entries: Mutex<HashMap<[u8; 16], Entry>>,
-}
-
-enum Entry {
-    Asking(watch::Receiver<Option<Result<Answer, NoAnswer>>>),
-    Known { answer: Answer, until: Millis, warm_until: Option<Millis> },
-}
-
-impl InitializeCache {
-    /// Upstream sessions that nobody took in time, and answers that have lapsed, leave.
-    pub fn expire(&self, now: Millis) -> Vec<Address> {
-        let mut unused = Vec::new();
-        lock(&self.entries).retain(|_, entry| {
-            let Entry::Known { answer, until, warm_until } = entry else { return true };
-            let lapsed = *until <= now;
-            if warm_until.is_some_and(|warm| lapsed || warm <= now) {
-                *warm_until = None;
-                unused.push(answer.address.clone());
-            }
-            !lapsed
-        });
-        unused
-    }
-
-    /// All warm sessions, at the end of the process.
-    pub fn drain(&self) -> Vec<Address> {
-        self.expire(Millis(u64::MAX))
-    }
-
-    /// Keeps an answer. Returns a warm session that had to leave for it.
-    fn keep(&self, digest: [u8; 16], entry: Entry) -> Option<Address> {
-        let mut entries = lock(&self.entries);
-        let mut displaced = None;
-        if entries.len() >= MAX_CACHED && !entries.contains_key(&digest) {
-            let lapses = |entry: &Entry| match entry {
-                Entry::Known { until, .. } => *until,
-                Entry::Asking(_) => Millis(u64::MAX),
-            };
-            let oldest = entries.iter().min_by_key(|(_, entry)| lapses(entry)).map(|(digest, _)| *digest);
-            displaced = oldest.and_then(|oldest| entries.remove(&oldest));
-        }
-        let replaced = entries.insert(digest, entry).or(displaced)?;
-        match replaced {
-            Entry::Known { answer, warm_until: Some(_), .. } => Some(answer.address),
-            _ => None,
-        }
-    }
-
-    /// A warm session, or the knowledge that the upstream keeps none.
-    fn take(&self, digest: &[u8; 16], now: Millis) -> Option<Opened> {
-        let mut entries = lock(&self.entries);
-        let Entry::Known { answer, until, warm_until } = entries.get_mut(digest)? else { return None };
-        let sessionless = answer.address.session_id.is_none() && warm_until.is_none() && now < *until;
-        let warm = warm_until.take().is_some_and(|warm| now < warm);
-        (warm || sessionless).then(|| Opened {
-            address: answer.address.clone(),
-            lists: Lists::of_result(&answer.result),
-            taken: true,
-            told: sessionless,
-        })
-    }
 }
 
 /// Opens an upstream session: a warm one if there is one.
@@ -279,20 +102,20 @@ pub async fn open(
     // A real session says what is true now, whatever was kept.
     let until = Millis(core.app.effects.now().0 + millis(core.app.config.sessions.initialize_cache));
     let digest = params.digest(core, route, principal);
-    let displaced = route.initialize.keep(digest, Entry::Known { answer, until, warm_until: None });
+    let displaced = route.initialize.keep(digest, Known { answer, until, warm: None });
     end_later(core, route, displaced);
     Ok(Opened { address, lists, taken: false, told: false })
 }
 
-fn end_later(core: &Rc<Core>, route: &Arc<Route>, address: Option<Address>) {
-    if let Some(address) = address {
-        let endpoint = Rc::clone(core.endpoint(route));
-        tokio::task::spawn_local(async move { upstream::end(&endpoint, &address).await });
+fn end_later(core: &Rc<Core>, route: &Arc<Route>, addresses: Vec<Address>) {
+    for address in addresses {
+        upstream::end_later(core.endpoint(route), address);
     }
 }
 
 /// Asks the upstream.
 async fn ask(core: &Rc<Core>, route: &Route, params: &InitializeParams) -> Result<Answer, NoAnswer> {
+    let _turn = route.initialize.turn().await;
     let id = core.app.unique_id();
     let body = jsonrpc::request(&id, method::INITIALIZE, Some(params.raw.as_bytes()));
     let limit = core.app.config.limits.answer_bytes;
@@ -320,30 +143,18 @@ async fn shared(
     params: &Arc<InitializeParams>,
 ) -> Result<Answer, NoAnswer> {
     let digest = params.digest(core, route, &principal);
-    let mut asking = {
-        let mut entries = lock(&route.initialize.entries);
-        match entries.get(&digest) {
-            Some(Entry::Known { answer, until, .. }) if core.app.effects.now() < *until => {
-                return Ok(answer.clone());
-            }
-            Some(Entry::Asking(asking)) if asking.has_changed().is_ok() => asking.clone(),
-            _ => {
-                let (tell, asking) = watch::channel(None);
-                entries.insert(digest, Entry::Asking(asking.clone()));
-                tokio::task::spawn_local(ask_for_all(
-                    Rc::clone(core),
-                    Arc::clone(route),
-                    digest,
-                    Arc::clone(params),
-                    tell,
-                ));
-                asking
-            }
+    let mut asking = match route.initialize.lookup(digest, core.app.effects.now()) {
+        Lookup::Known(answer) => return Ok(answer),
+        Lookup::Wait(asking) => asking,
+        Lookup::Ask(tell, asking) => {
+            let (core, route, params) = (Rc::clone(core), Arc::clone(route), Arc::clone(params));
+            tokio::task::spawn_local(ask_for_all(core, route, digest, params, tell));
+            asking
         }
     };
     match asking.wait_for(Option::is_some).await {
-        Ok(outcome) => outcome.clone().unwrap_or(Err(NoAnswer::Fault(Fault::UpstreamGarbled))),
-        Err(_) => Err(NoAnswer::Fault(Fault::UpstreamGarbled)),
+        Ok(outcome) => outcome.clone().unwrap_or(Err(NoAnswer::Fault(Fault::NotBound))),
+        Err(_) => Err(NoAnswer::Fault(Fault::NotBound)),
     }
 }
 
@@ -352,20 +163,19 @@ async fn ask_for_all(
     route: Arc<Route>,
     digest: [u8; 16],
     params: Arc<InitializeParams>,
-    tell: watch::Sender<Option<Result<Answer, NoAnswer>>>,
+    tell: watch::Sender<Outcome>,
 ) {
     let outcome = ask(&core, &route, &params).await;
     match &outcome {
         Ok(answer) => {
             let (now, sessions) = (core.app.effects.now().0, &core.app.config.sessions);
             let until = Millis(now + millis(sessions.initialize_cache));
-            let warm_until = Some(Millis(now + millis(sessions.warm)));
-            let displaced =
-                route.initialize.keep(digest, Entry::Known { answer: answer.clone(), until, warm_until });
+            let warm = Some(Millis(now + millis(sessions.warm)));
+            let displaced = route.initialize.keep(digest, Known { answer: answer.clone(), until, warm });
             end_later(&core, &route, displaced);
         }
         Err(_) => {
-            lock(&route.initialize.entries).remove(&digest);
+            route.initialize.give_up(&digest);
         }
     }
     let _ = tell.send(Some(outcome));
@@ -399,6 +209,10 @@ pub async fn answer(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<W
     let answer = match shared(core, &arrived.route, arrived.caller.principal, &params).await {
         Ok(answer) => answer,
         Err(NoAnswer::Fault(fault)) => return Err(fault),
+        // Where it points to, the client could not follow.
+        Err(NoAnswer::Refused(refusal)) if refusal.status.is_redirection() => {
+            return Err(Fault::InitializeRefused(refusal.status.as_u16()));
+        }
         Err(NoAnswer::Refused(refusal)) => {
             let body = under_id(&refusal.body, id);
             return Ok(Welcome::Refused { status: refusal.status, refusal, body });
@@ -428,7 +242,7 @@ pub async fn answer(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<W
 /// A refusal's body with the client's id in place of ours, where it is a JSON-RPC error.
 fn under_id(body: &Bytes, id: &str) -> Bytes {
     match Envelope::parse(body, &envelope::Limits::default()).map(|envelope| envelope.message) {
-        Ok(Message::Response { id: Some(ours), outcome: Outcome::Error(_) }) => {
+        Ok(Message::Response { id: Some(ours), outcome: envelope::Outcome::Error(_) }) => {
             let edit = throughline_wire::splice::Edit::replace(ours.span(), id.as_bytes());
             splice(body, &mut [edit]).into()
         }

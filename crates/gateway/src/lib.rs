@@ -18,6 +18,7 @@
 
 pub mod app;
 pub mod background;
+pub mod binding;
 pub mod call;
 pub mod classify;
 pub mod config;
@@ -27,12 +28,14 @@ pub mod exchange;
 pub mod initialize;
 pub mod listen;
 pub mod listener;
+pub mod origin;
 pub mod principal;
 pub mod probe;
 pub mod recover;
 pub mod reply;
 pub mod serve;
 pub mod session;
+pub mod sockets;
 pub mod translate;
 pub mod upstream;
 

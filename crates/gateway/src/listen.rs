@@ -2,33 +2,38 @@
 //!
 //! One upstream stream for each session, read by one task. When it breaks, or the session gets a new binding, the
 //! task opens it again and tells the client what may have changed meanwhile; the client's stream stays as it is.
+//! A client that opens a second stream gets the messages on that one from then on: the task is handed the new
+//! stream, the upstream notices nothing.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{Method, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use throughline_wire::sse::{self, Frame, IdEdit, SseDecoder};
 use throughline_wire::{envelope, jsonrpc, loss, method};
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::Instant;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, Interval};
 
 use crate::app::Core;
+use crate::binding::Bound;
 use crate::call::listen_headers;
 use crate::classify::{Arrived, reads_streams};
 use crate::error::Fault;
-use crate::recover::{self, Bound};
+use crate::recover;
 use crate::reply::{self, HEARTBEAT, ReplyBody};
-use crate::session::{self, Session, lock};
+use crate::session::{self, InFlight, Session, lock};
 use crate::translate::{Outward, Tagger};
-use crate::upstream::http::{Answer, AnswerBody};
+use crate::upstream::http::AnswerBody;
 use crate::upstream::{self, Looked};
 
 /// Events between the upstream's reader and a slow client; then the upstream has to wait.
 const QUEUE: usize = 32;
-/// How long a stream that is just being given up elsewhere may stand in the way of a new one (SDKs answer 409).
+/// Streams of one client that are kept open beside the one that gets the messages; the oldest goes first.
+const MAX_IDLE: usize = 4;
+/// How long a stream that an earlier process or request left behind may stand in the way (SDKs answer 409).
 const CONFLICT: Duration = Duration::from_secs(2);
 /// Pauses before a broken stream is opened again.
 const REOPEN_FIRST: Duration = Duration::from_millis(100);
@@ -36,11 +41,10 @@ const REOPEN_MAX: Duration = Duration::from_secs(15);
 /// A stream that lasted so long was no failure.
 const REOPEN_RESET: Duration = Duration::from_secs(30);
 
-/// A client's standing stream, as others see it: the next one takes over.
-#[derive(Default)]
-pub struct Listener {
-    displaced: Notify,
-}
+/// A client's stream, as the task sees it.
+type Client = mpsc::Sender<Bytes>;
+/// How a session's standing stream is handed the client's next one.
+pub type Listener = mpsc::Sender<Client>;
 
 /// Opens a stream for a client, or resumes one after `last_event_id`.
 pub async fn listen(
@@ -53,46 +57,59 @@ pub async fn listen(
     if !reads_streams(&arrived.headers) {
         return Err(Fault::NotAcceptable);
     }
-    session.touch(core.app.effects.now());
+    let in_use = session.begin(core, None);
     let (bound, _) = recover::bind(core, &session, None).await?;
-    let resumed = last_event_id.and_then(|id| tagger(core, &session, &bound).own_event_id(id));
-    let listener = Arc::new(Listener::default());
-    if resumed.is_none() {
-        let before = lock(&session.listener).replace(Arc::clone(&listener));
-        if let Some(before) = before {
-            before.displaced.notify_one();
-        }
+    let resumed = last_event_id.and_then(|id| Tagger::new(&core.app, &bound).own_event_id(id));
+    let (client, channel) = mpsc::channel(QUEUE);
+    let (handed, takeover) = mpsc::channel(1);
+    if resumed.is_none() && !hand_over(&session, &client, &handed).await {
+        return Ok(reply::channel(&core.app, channel));
     }
-    let (events, channel) = mpsc::channel(QUEUE);
-    let standing = resumed.is_none();
     let mut stream = Stream {
+        standing: resumed.is_none(),
         core: Rc::clone(core),
         session,
         bound,
         headers: arrived.headers.clone(),
-        events,
-        listener,
+        client,
+        idle: Vec::new(),
+        handed,
+        takeover,
         last_event_id: resumed,
-        standing,
+        _in_use: in_use,
     };
     match stream.open().await? {
         Opened::Stream(body) => {
             tokio::task::spawn_local(stream.run(body));
             Ok(reply::channel(&core.app, channel))
         }
-        // Many servers without a stream say 404, which some clients take for the end of their session.
-        Opened::None(
-            StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED,
-        ) => Err(Fault::Method("POST, DELETE")),
         Opened::None(status) => {
-            tracing::info!(status = status.as_u16(), "the upstream gave no stream");
-            Err(Fault::UpstreamGarbled)
+            // Servers without a stream say so in many ways. Some clients take a 404 for the end of their session,
+            // a 401 for a demand to log in.
+            tracing::debug!(status = status.as_u16(), "the upstream gave no stream");
+            Err(Fault::Method("POST, DELETE"))
         }
     }
 }
 
-fn tagger(core: &Core, session: &Session, bound: &Bound) -> Tagger {
-    Tagger::new(&core.app, session.key.0, bound.generation)
+/// Gives the client's new stream to the task that reads this session's upstream stream. If there is none, says so
+/// and registers the one that is about to be.
+async fn hand_over(session: &Session, client: &Client, handed: &Listener) -> bool {
+    loop {
+        let present = {
+            let mut listener = lock(&session.listener);
+            // Under the lock under which a task ends (`fall_back`): it does not end with a stream in its hands.
+            match listener.as_ref().map(|present| (present, present.try_send(client.clone()))) {
+                Some((_, Ok(()))) => return false,
+                Some((present, Err(TrySendError::Full(_)))) => present.clone(),
+                Some((_, Err(TrySendError::Closed(_)))) | None => {
+                    *listener = Some(handed.clone());
+                    return true;
+                }
+            }
+        };
+        let _ = present.reserve().await;
+    }
 }
 
 /// What came of opening the upstream's stream.
@@ -105,8 +122,6 @@ enum Opened {
 enum End {
     /// The client is gone, or the gateway stops, or the session was ended.
     Over,
-    /// A newer stream has taken over.
-    Displaced,
     /// The upstream's stream ended or broke, or belongs to a binding that is gone.
     Broken,
 }
@@ -116,13 +131,17 @@ struct Stream {
     core: Rc<Core>,
     session: Arc<Session>,
     bound: Arc<Bound>,
-    headers: http::HeaderMap,
-    events: mpsc::Sender<Bytes>,
-    listener: Arc<Listener>,
+    headers: HeaderMap,
+    client: Client,
+    /// Streams that the client opened before. Closing them would make it come back and take over again.
+    idle: Vec<Client>,
+    handed: Listener,
+    takeover: mpsc::Receiver<Client>,
     /// The last event id that the upstream gave in the present binding.
     last_event_id: Option<Vec<u8>>,
     /// False for a resumed stream: it ends when the upstream ends it.
     standing: bool,
+    _in_use: InFlight,
 }
 
 impl Stream {
@@ -135,7 +154,7 @@ impl Stream {
             let endpoint = self.core.endpoint(&self.session.route);
             let answer =
                 endpoint.send(Method::GET, headers, Bytes::new()).await.map_err(upstream::fault_of)?;
-            if is_stream(&answer) {
+            if answer.status.is_success() && upstream::is_event_stream(&answer.headers) {
                 return Ok(Opened::Stream(answer.body));
             }
             let status = answer.status;
@@ -146,7 +165,7 @@ impl Stream {
                 recovered = true;
                 let (bound, _) =
                     recover::bind(&self.core, &self.session, Some(self.bound.generation)).await?;
-                self.rebound(bound);
+                self.rebind(bound);
             } else if status == StatusCode::CONFLICT && Instant::now() < deadline {
                 tokio::time::sleep(REOPEN_FIRST).await;
             } else {
@@ -167,7 +186,7 @@ impl Stream {
         }
     }
 
-    fn rebound(&mut self, bound: Arc<Bound>) {
+    fn rebind(&mut self, bound: Arc<Bound>) {
         if bound.generation != self.bound.generation {
             self.last_event_id = None;
         }
@@ -186,10 +205,9 @@ impl Stream {
             body = match end {
                 End::Broken if self.standing => match self.reopen(&mut stop, &mut pause).await {
                     Some(body) => body,
-                    None => break,
+                    None => return,
                 },
-                End::Displaced => return self.idle(stop).await,
-                End::Over | End::Broken => break,
+                End::Over | End::Broken => return,
             };
         }
     }
@@ -197,39 +215,107 @@ impl Stream {
     /// Passes events on until something ends it.
     async fn read(&mut self, mut body: AnswerBody, stop: &mut watch::Receiver<bool>) -> End {
         let mut decoder = SseDecoder::new(self.core.app.config.limits.event_bytes);
-        let mut heartbeat = tokio::time::interval(HEARTBEAT);
-        heartbeat.reset();
+        let mut heartbeat = heartbeat();
         let session = Arc::clone(&self.session);
         loop {
+            // First the ear, then the look: a new binding between the two is not missed.
             let rebound = session.rebound.notified();
+            if recover::current(&session).is_none_or(|bound| bound.generation != self.bound.generation) {
+                return End::Broken;
+            }
             let piece = tokio::select! {
                 frame = upstream::next_frame(&mut body, &mut decoder) => match frame {
                     Ok(Some(frame)) => self.outward(&frame),
                     Ok(None) => return End::Broken,
                     Err(error) => {
-                        tracing::info!(%error, "an upstream stream broke");
+                        tracing::debug!(%error, "an upstream stream broke");
                         return End::Broken;
                     }
                 },
-                _ = heartbeat.tick() => Some(Bytes::from_static(sse::HEARTBEAT)),
-                () = rebound => match recover::current(&session) {
-                    Some(bound) if bound.generation == self.bound.generation => None,
-                    _ => return End::Broken,
+                _ = heartbeat.tick() => {
+                    self.beat_idle();
+                    Some(Bytes::from_static(sse::HEARTBEAT))
+                }
+                () = rebound => None,
+                Some(next) = self.takeover.recv() => {
+                    self.switch(next);
+                    None
+                }
+                () = self.client.closed() => match self.fall_back() {
+                    true => None,
+                    false => return End::Over,
                 },
-                () = self.listener.displaced.notified() => return End::Displaced,
-                () = self.events.closed() => return End::Over,
                 _ = stop.wait_for(|stop| *stop) => return End::Over,
             };
             if let Some(piece) = piece
-                && self.events.send(piece).await.is_err()
+                && !self.deliver(piece, stop).await
             {
                 return End::Over;
             }
         }
     }
 
+    /// Sends to the client, or, when it opens another stream meanwhile, to that. False when there is nobody left.
+    async fn deliver(&mut self, piece: Bytes, stop: &mut watch::Receiver<bool>) -> bool {
+        loop {
+            let next = tokio::select! {
+                room = self.client.reserve() => match room {
+                    Ok(room) => {
+                        room.send(piece);
+                        return true;
+                    }
+                    Err(_) => None,
+                },
+                Some(next) = self.takeover.recv() => Some(next),
+                _ = stop.wait_for(|stop| *stop) => return false,
+            };
+            match next {
+                Some(next) => self.switch(next),
+                None if self.fall_back() => {}
+                None => return false,
+            }
+        }
+    }
+
+    fn switch(&mut self, next: Client) {
+        let before = std::mem::replace(&mut self.client, next);
+        self.idle.retain(|client| !client.is_closed());
+        if !before.is_closed() {
+            if self.idle.len() >= MAX_IDLE {
+                self.idle.remove(0);
+            }
+            self.idle.push(before);
+        }
+    }
+
+    /// The stream that got the messages is gone: one that is just being handed over gets them, or one that the
+    /// client opened before. False without one.
+    fn fall_back(&mut self) -> bool {
+        self.idle.retain(|client| !client.is_closed());
+        let mut listener = lock(&self.session.listener);
+        match self.takeover.try_recv().ok().or_else(|| self.idle.pop()) {
+            Some(client) => {
+                self.client = client;
+                true
+            }
+            None => {
+                if listener.as_ref().is_some_and(|present| present.same_channel(&self.handed)) {
+                    *listener = None;
+                }
+                false
+            }
+        }
+    }
+
+    fn beat_idle(&self) {
+        for client in &self.idle {
+            // A full queue shows that the stream is alive, a closed one goes at the next occasion.
+            let _ = client.try_send(Bytes::from_static(sse::HEARTBEAT));
+        }
+    }
+
     fn outward(&mut self, frame: &Frame) -> Option<Bytes> {
-        let tagger = tagger(&self.core, &self.session, &self.bound);
+        let tagger = Tagger::new(&self.core.app, &self.bound);
         let id = frame.id().filter(|id| !id.is_empty()).map(|id| {
             self.last_event_id = Some(id.to_vec());
             tagger.event_id(id)
@@ -246,23 +332,12 @@ impl Stream {
     async fn reopen(&mut self, stop: &mut watch::Receiver<bool>, pause: &mut Duration) -> Option<AnswerBody> {
         let before = self.bound.generation;
         loop {
-            let wait = *pause;
+            self.rest(*pause, stop).await?;
             *pause = (*pause * 2).min(REOPEN_MAX);
-            let events = self.events.clone();
-            let listener = Arc::clone(&self.listener);
-            let opened = tokio::select! {
-                opened = async { tokio::time::sleep(wait).await; self.open_anew().await } => opened,
-                () = events.closed() => return None,
-                () = listener.displaced.notified() => {
-                    listener.displaced.notify_one();
-                    return None;
-                }
-                _ = stop.wait_for(|stop| *stop) => return None,
-            };
-            match opened {
+            match self.open_anew().await {
                 Ok(Opened::Stream(body)) => {
-                    if self.bound.generation != before {
-                        self.announce().await;
+                    if self.bound.generation != before && !self.announce(stop).await {
+                        return None;
                     }
                     return Some(body);
                 }
@@ -272,68 +347,69 @@ impl Stream {
         }
     }
 
+    /// Waits, with an eye on the client. None when there is nobody to wait for.
+    async fn rest(&mut self, pause: Duration, stop: &mut watch::Receiver<bool>) -> Option<()> {
+        let deadline = Instant::now() + pause;
+        let mut heartbeat = heartbeat();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => return Some(()),
+                _ = heartbeat.tick() => {
+                    self.beat_idle();
+                    let _ = self.client.try_send(Bytes::from_static(sse::HEARTBEAT));
+                }
+                Some(next) = self.takeover.recv() => self.switch(next),
+                () = self.client.closed() => if !self.fall_back() { return None },
+                _ = stop.wait_for(|stop| *stop) => return None,
+            }
+        }
+    }
+
     async fn open_anew(&mut self) -> Result<Opened, Fault> {
         let (bound, _) = recover::bind(&self.core, &self.session, None).await?;
-        self.rebound(bound);
+        self.rebind(bound);
         self.open().await
     }
 
-    /// Tells the client what may have changed while nobody was told.
-    async fn announce(&self) {
+    /// Tells the client what may have changed while nobody was told. False when there is nobody left.
+    async fn announce(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
         let lists = self.bound.lists;
         let announced = [
             (lists.tools, method::TOOLS_CHANGED),
             (lists.prompts, method::PROMPTS_CHANGED),
             (lists.resources, method::RESOURCES_CHANGED),
         ];
-        for (_, method) in announced.into_iter().filter(|(announces, _)| *announces) {
-            let _ = self.events.send(sse::event(&jsonrpc::notification(method, None), None)).await;
-        }
+        let changed = announced.into_iter().filter(|(announces, _)| *announces);
+        let mut messages: Vec<_> = changed.map(|(_, method)| jsonrpc::notification(method, None)).collect();
         for step in self.session.record().restore.iter().filter(|step| step.method == method::SUBSCRIBE) {
             let params =
                 self.core.app.keys.open_secret(&self.session.key.0, &step.params).unwrap_or_default();
             if let Ok(Some(uri)) = envelope::member(&params, "uri") {
                 let params = [b"{\"uri\":", &params[uri], b"}"].concat();
-                let message = jsonrpc::notification(method::RESOURCE_UPDATED, Some(&params));
-                let _ = self.events.send(sse::event(&message, None)).await;
+                messages.push(jsonrpc::notification(method::RESOURCE_UPDATED, Some(&params)));
             }
         }
-    }
-
-    /// Keeps a displaced client's stream open, with nothing on it: closing it would make the client come back and
-    /// displace the one that displaced it.
-    async fn idle(self, mut stop: watch::Receiver<bool>) {
-        let mut heartbeat = tokio::time::interval(HEARTBEAT);
-        heartbeat.reset();
-        loop {
-            let rebound = self.session.rebound.notified();
-            if recover::is_closed(&self.session) {
-                return;
-            }
-            tokio::select! {
-                () = rebound => {}
-                _ = heartbeat.tick() => {
-                    let _ = self.events.try_send(Bytes::from_static(sse::HEARTBEAT));
-                }
-                () = self.events.closed() => return,
-                _ = stop.wait_for(|stop| *stop) => return,
+        for message in messages {
+            if !self.deliver(sse::event(&message, None), stop).await {
+                return false;
             }
         }
+        true
     }
 }
 
 impl Drop for Stream {
-    /// However it ends, also before it began: nobody takes over from a stream that is gone.
+    /// However it ends, also before it began: nothing is handed to a stream that is gone.
     fn drop(&mut self) {
         let mut listener = lock(&self.session.listener);
-        if listener.as_ref().is_some_and(|present| Arc::ptr_eq(present, &self.listener)) {
+        if listener.as_ref().is_some_and(|present| present.same_channel(&self.handed)) {
             *listener = None;
         }
     }
 }
 
-fn is_stream(answer: &Answer) -> bool {
-    let content_type =
-        answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    answer.status.is_success() && content_type.starts_with("text/event-stream")
+fn heartbeat() -> Interval {
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    heartbeat.reset();
+    heartbeat
 }

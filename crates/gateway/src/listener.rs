@@ -16,7 +16,9 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::app::Core;
 use crate::exchange::exchange;
+use crate::origin;
 use crate::reply::{self, Never, ReplyBody};
+use crate::sockets;
 use crate::upstream::JSON;
 
 /// Connections that wait to be accepted, per core.
@@ -83,6 +85,7 @@ async fn accept(
     let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
     stream.set_nodelay(true)?;
+    sockets::notice_death(&stream)?;
     Ok((stream, permit))
 }
 
@@ -121,6 +124,22 @@ async fn answer(core: Rc<Core>, request: Request<Incoming>) -> Response<ReplyBod
             reply::whole(app, StatusCode::SERVICE_UNAVAILABLE, JSON, &b"{\"status\":\"stopping\"}"[..])
         }
         "/readyz" => reply::whole(app, StatusCode::OK, JSON, &b"{\"status\":\"ready\"}"[..]),
-        _ => exchange(core, request).await,
+        _ => from_outside(core, request).await,
     }
+}
+
+/// The protocol, for whoever may speak it here.
+async fn from_outside(core: Rc<Core>, request: Request<Incoming>) -> Response<ReplyBody> {
+    let origin = match origin::check(&core.app.config, &request) {
+        Ok(origin) => origin,
+        Err(fault) => return reply::fault(&core.app, &fault, None),
+    };
+    let Some(origin) = origin else { return exchange(core, request).await };
+    let preflight = origin::is_preflight(&request);
+    let mut response = match preflight {
+        true => reply::empty(&core.app, StatusCode::NO_CONTENT),
+        false => exchange(core, request).await,
+    };
+    origin::allow(response.headers_mut(), origin, preflight);
+    response
 }

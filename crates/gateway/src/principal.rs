@@ -5,6 +5,7 @@
 use http::HeaderMap;
 use http::header::{FORWARDED, USER_AGENT, VIA};
 use throughline_store::RecordKey;
+use throughline_wire::headers::MCP_SESSION_ID;
 
 use crate::app::{App, Route, first};
 
@@ -31,10 +32,13 @@ pub enum Continuity {
 
 /// Recognises the caller of a request on this route.
 pub fn identify(app: &App, route: &Route, headers: &HeaderMap) -> Caller {
-    let principal = first(&app.keys.digest("principal", &[b"anonymous"]));
+    let principal = app.anonymous;
+    if headers.contains_key(MCP_SESSION_ID) {
+        // It holds its session itself: its id says whose it is.
+        return Caller { principal, continuity: Continuity::Isolated };
+    }
     // Callers that came through a proxy are many, whatever the address they arrive from.
-    let shared = app.config.anonymous_callers_share(&route.config, is_forwarded(headers));
-    let continuity = if shared {
+    let continuity = if app.config.anonymous_callers_share(&route.config, is_forwarded(headers)) {
         let conversation: &[u8] = b"";
         let key = app.keys.digest("keyed", &[&route.digest, &principal, conversation, product(headers)]);
         Continuity::Keyed(RecordKey(first(&key)))

@@ -8,155 +8,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
-use serde::{Deserialize, Serialize};
-use throughline_store::{Binding, Millis, Record, RecordKey, State};
+use throughline_store::{Millis, Record, State};
 use throughline_wire::version::{ASSUMED, ProtocolVersion};
 use throughline_wire::{jsonrpc, method};
 use tokio::sync::watch;
 
 use crate::app::{App, Core};
+use crate::binding::{Bound, Made, Origin, Slot};
 use crate::error::Fault;
-use crate::initialize::{self, InitializeParams, Lists, Opened};
+use crate::initialize::{self, InitializeParams, Opened};
 use crate::session::{Kind, Session, Updated, lock, millis};
 use crate::upstream::{self, Address, Own};
 
-/// First pause after a failed attempt, doubled up to [`BACKOFF_MAX`]: until then the same failure is answered.
-const BACKOFF_FIRST: Duration = Duration::from_millis(250);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
-
-/// What a session is bound to.
-pub enum Slot {
-    /// Nothing now; the last generation that was given out.
-    Empty {
-        /// Counted up at every binding.
-        generation: u32,
-    },
-    /// A binding is being made.
-    Making(watch::Receiver<Option<Made>>),
-    /// An upstream session.
-    Bound(Arc<Bound>),
-    /// The last attempt failed.
-    Failed {
-        /// The last generation that was given out.
-        generation: u32,
-        /// Why.
-        fault: Fault,
-        /// How many attempts have failed in a row.
-        attempts: u32,
-        /// When the next may be made.
-        until: Millis,
-    },
-    /// The session was ended.
-    Closed,
-}
-
-/// An upstream session in use.
-#[derive(Debug)]
-pub struct Bound {
-    /// Counted up with every binding of a session.
-    pub generation: u32,
-    /// Whose upstream it is: place in [`Core::endpoints`].
-    pub route: usize,
-    /// What puts a request into it.
-    pub address: Address,
-    /// Which lists the server announces changes of.
-    pub lists: Lists,
-    /// Whether everything that the session had could be restored.
-    pub whole: bool,
-}
-
-/// How a request came by its binding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// It was there.
-    Resumed,
-    /// It was made in place of a lost one.
-    Restored,
-    /// It is the session's first.
-    New,
-}
-
-impl Origin {
-    /// The word in the `Throughline-Session` header.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Origin::Resumed => "resumed",
-            Origin::Restored => "restored",
-            Origin::New => "new",
-        }
-    }
-}
-
-/// What an attempt came to.
-pub type Made = Result<(Arc<Bound>, Origin), Fault>;
-
-/// The part of a binding that is sealed at rest: with it one could speak in the session.
-#[derive(Serialize, Deserialize)]
-struct Secret {
-    session_id: Option<String>,
-    #[serde(default)]
-    lists: Lists,
-}
-
-impl Slot {
-    /// As a record has it. A binding that cannot be unsealed (its key is gone) is as good as lost.
-    pub fn of_record(app: &App, route: usize, key: RecordKey, record: &Record) -> Slot {
-        match &record.state {
-            State::Deleted => Slot::Closed,
-            State::Open { binding, generation } => {
-                match binding.as_ref().and_then(|binding| unseal(app, route, key, binding)) {
-                    Some(bound) => Slot::Bound(Arc::new(bound)),
-                    None => Slot::Empty { generation: *generation },
-                }
-            }
-        }
-    }
-
-    fn generation(&self) -> u32 {
-        match self {
-            Slot::Empty { generation } | Slot::Failed { generation, .. } => *generation,
-            Slot::Bound(bound) => bound.generation,
-            Slot::Making(_) | Slot::Closed => 0,
-        }
-    }
-
-    fn attempts(&self) -> u32 {
-        match self {
-            Slot::Failed { attempts, .. } => *attempts,
-            _ => 0,
-        }
-    }
-}
-
-fn seal(app: &App, key: RecordKey, bound: &Bound) -> Binding {
-    let text = |value: &Option<HeaderValue>| value.as_ref().and_then(|v| v.to_str().ok()).map(str::to_owned);
-    let secret = Secret { session_id: text(&bound.address.session_id), lists: bound.lists };
-    let plain = serde_json::to_vec(&secret).unwrap_or_default();
-    Binding {
-        generation: bound.generation,
-        secret: app.keys.seal_secret(&key.0, &plain, app.effects.bytes()),
-        protocol_version: text(&bound.address.version).unwrap_or_default(),
-        endpoint: String::new(),
-    }
-}
-
-fn unseal(app: &App, route: usize, key: RecordKey, binding: &Binding) -> Option<Bound> {
-    let plain = app.keys.open_secret(&key.0, &binding.secret)?;
-    let secret: Secret = serde_json::from_slice(&plain).ok()?;
-    let session_id = match secret.session_id {
-        Some(id) => Some(HeaderValue::from_str(&id).ok()?),
-        None => None,
-    };
-    let version = HeaderValue::from_str(&binding.protocol_version).ok().filter(|version| !version.is_empty());
-    Some(Bound {
-        generation: binding.generation,
-        route,
-        address: Address { session_id, version },
-        lists: secret.lists,
-        whole: true,
-    })
-}
+/// First pause after a failed attempt, doubled up to [`BACKOFF_MAX`]. Requests wait it out.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// How often one request looks at the slot again when nothing came of what it waited for.
+const MAX_TURNS: usize = 4;
 
 /// The session's binding, if it has one now. Makes none.
 pub fn current(session: &Session) -> Option<Arc<Bound>> {
@@ -171,31 +39,54 @@ pub fn is_closed(session: &Session) -> bool {
     matches!(*lock(&session.slot), Slot::Closed)
 }
 
+/// What a look at the slot came to.
+enum Turn {
+    Bound(Arc<Bound>, Origin),
+    Wait(watch::Receiver<Option<Made>>),
+    Pause(Duration),
+}
+
 /// The session's binding; made if there is none, or if the one of generation `lost` is lost.
 pub async fn bind(core: &Rc<Core>, session: &Arc<Session>, lost: Option<u32>) -> Made {
-    let mut made = {
-        let mut slot = lock(&session.slot);
-        match &*slot {
-            Slot::Bound(bound) if lost != Some(bound.generation) => {
-                let origin = if lost.is_some() { Origin::Restored } else { Origin::Resumed };
-                return Ok((Arc::clone(bound), origin));
+    let mut rested = false;
+    for _ in 0..MAX_TURNS {
+        match turn(core, session, lost, rested)? {
+            Turn::Bound(bound, origin) => return Ok((bound, origin)),
+            Turn::Pause(pause) => {
+                tokio::time::sleep(pause).await;
+                rested = true;
             }
-            Slot::Closed => return Err(Fault::SessionUnknown),
-            Slot::Failed { until, fault, .. } if core.app.effects.now() < *until => return Err(fault.clone()),
-            Slot::Making(made) => made.clone(),
-            Slot::Bound(_) | Slot::Empty { .. } | Slot::Failed { .. } => {
-                if core.app.is_stopping() {
-                    return Err(Fault::Stopping);
+            Turn::Wait(mut made) => {
+                if let Ok(outcome) = made.wait_for(Option::is_some).await {
+                    return outcome.clone().unwrap_or(Err(Fault::NotBound));
                 }
-                start(core, session, &mut slot, lost)
+                // The binding was given back, or the task that made one ended with its core: look again.
             }
         }
-    };
-    match made.wait_for(Option::is_some).await {
-        Ok(outcome) => outcome.clone().unwrap_or(Err(Fault::UpstreamGarbled)),
-        // The task ended without a word; its guard has emptied the slot, so the next request tries again.
-        Err(_) => Err(Fault::UpstreamGarbled),
     }
+    Err(if core.app.is_stopping() { Fault::Stopping } else { Fault::NotBound })
+}
+
+fn turn(core: &Rc<Core>, session: &Arc<Session>, lost: Option<u32>, rested: bool) -> Result<Turn, Fault> {
+    let now = core.app.effects.now();
+    let mut slot = lock(&session.slot);
+    let (lost, attempts) = match &*slot {
+        Slot::Bound(bound) if lost != Some(bound.generation) => {
+            let origin = if lost.is_some() { Origin::Restored } else { Origin::Resumed };
+            return Ok(Turn::Bound(Arc::clone(bound), origin));
+        }
+        Slot::Closed => return Err(Fault::SessionUnknown),
+        Slot::Making(made) => return Ok(Turn::Wait(made.clone())),
+        Slot::Failed { until, .. } if now < *until && !rested => {
+            return Ok(Turn::Pause(Duration::from_millis(until.0 - now.0)));
+        }
+        Slot::Failed { lost: before, attempts, .. } => (lost.or(*before), *attempts),
+        Slot::Bound(_) | Slot::Empty { .. } => (lost, 0),
+    };
+    if core.app.is_stopping() {
+        return Err(Fault::Stopping);
+    }
+    Ok(Turn::Wait(start(core, session, &mut slot, lost, attempts)))
 }
 
 fn start(
@@ -203,19 +94,21 @@ fn start(
     session: &Arc<Session>,
     slot: &mut Slot,
     lost: Option<u32>,
+    attempts: u32,
 ) -> watch::Receiver<Option<Made>> {
     let (tell, made) = watch::channel(None);
     let attempt = Attempt {
         session: Arc::clone(session),
         generation: slot.generation(),
-        attempts: slot.attempts(),
+        lost,
+        attempts,
         settled: false,
     };
     *slot = Slot::Making(made.clone());
     let core = Rc::clone(core);
     tokio::task::spawn_local(async move {
         let outcome = make(&core, &attempt.session, lost).await;
-        attempt.settle(&core.app, &outcome);
+        let outcome = attempt.settle(&core, outcome);
         let _ = tell.send(Some(outcome));
     });
     made
@@ -225,15 +118,17 @@ fn start(
 struct Attempt {
     session: Arc<Session>,
     generation: u32,
+    lost: Option<u32>,
     attempts: u32,
     settled: bool,
 }
 
 impl Attempt {
-    fn settle(mut self, app: &App, outcome: &Made) {
+    fn settle(mut self, core: &Rc<Core>, outcome: Made) -> Made {
+        self.settled = true;
         let session = &self.session;
-        let log_id = app.log_id(&session.key.0);
-        let next = match outcome {
+        let log_id = core.app.log_id(&session.key.0);
+        let next = match &outcome {
             Ok((bound, origin)) => {
                 let (generation, origin) = (bound.generation, origin.as_str());
                 tracing::info!(session = log_id, generation, origin, "session bound");
@@ -242,30 +137,48 @@ impl Attempt {
             Err(Fault::SessionUnknown) => Slot::Closed,
             Err(fault) => {
                 tracing::warn!(session = log_id, %fault, "session not bound");
-                let pause = BACKOFF_FIRST.saturating_mul(1 << self.attempts.min(8)).min(BACKOFF_MAX);
-                Slot::Failed {
-                    generation: self.generation,
-                    fault: fault.clone(),
-                    attempts: self.attempts + 1,
-                    until: Millis(app.effects.now().0.saturating_add(millis(pause))),
-                }
+                self.failed(&core.app, fault)
             }
         };
-        let mut slot = lock(&session.slot);
-        // Ended in the meantime: it stays so.
-        if !matches!(*slot, Slot::Closed) {
-            *slot = next;
-        }
-        drop(slot);
+        let closed = {
+            let mut slot = lock(&session.slot);
+            let closed = matches!(*slot, Slot::Closed);
+            if !closed {
+                *slot = next;
+            }
+            closed
+        };
         session.rebound.notify_waiters();
-        self.settled = true;
+        match outcome {
+            // Ended in the meantime: it stays so, and what was just opened ends as well.
+            Ok((bound, _)) if closed => {
+                upstream::end_later(core.endpoint(&session.route), bound.address.clone());
+                Err(Fault::SessionUnknown)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn failed(&self, app: &App, fault: &Fault) -> Slot {
+        let pause = match fault {
+            // The next request may bring what this one lacked.
+            Fault::Challenged(_) => Duration::ZERO,
+            _ => BACKOFF_FIRST.saturating_mul(1 << self.attempts.min(8)).min(BACKOFF_MAX),
+        };
+        Slot::Failed {
+            generation: self.generation,
+            lost: self.lost,
+            attempts: self.attempts + 1,
+            until: Millis(app.effects.now().0.saturating_add(millis(pause))),
+        }
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if !self.settled {
-            *lock(&self.session.slot) = Slot::Empty { generation: self.generation };
+        let mut slot = lock(&self.session.slot);
+        if !self.settled && matches!(*slot, Slot::Making(_)) {
+            *slot = Slot::Empty { generation: self.generation };
         }
     }
 }
@@ -280,22 +193,25 @@ async fn make(core: &Rc<Core>, session: &Arc<Session>, lost: Option<u32>) -> Mad
         let record = session.record();
         let State::Open { binding, generation } = &record.state else { return Err(Fault::SessionUnknown) };
         let newer = binding.as_ref().filter(|binding| binding.generation > lost.unwrap_or(0));
-        if let Some(bound) = newer.and_then(|binding| unseal(app, session.route.index, session.key, binding))
+        if let Some(bound) =
+            newer.and_then(|binding| Bound::unseal(app, session.route.index, session.key, binding))
         {
             let origin = if lost.is_some() { Origin::Restored } else { Origin::Resumed };
             return Ok((Arc::new(bound), origin));
         }
         let generation = *generation;
-        let opened = open(core, session, &record, lost.is_some()).await?;
+        let opened = open(core, session, &record, lost.is_some()).await.map_err(not_executed)?;
         let whole = generation == 0 || restore(core, session, &record, &opened.address).await;
         let bound = Arc::new(Bound {
             generation: generation + 1,
             route: session.route.index,
             address: opened.address,
             lists: opened.lists,
+            mark: app.effects.bytes(),
             whole,
+            resumed: Origin::Resumed.header(generation + 1),
         });
-        let sealed = seal(app, session.key, &bound);
+        let sealed = bound.seal(app, session.key);
         let stored = session.update(app, |record| match &mut record.state {
             State::Open { binding, generation: current } if *current == generation => {
                 *binding = Some(sealed.clone());
@@ -309,9 +225,20 @@ async fn make(core: &Rc<Core>, session: &Arc<Session>, lost: Option<u32>) -> Mad
             Updated::Stored | Updated::Unstored => return Ok((bound, origin)),
             Updated::Deleted | Updated::Declined => {
                 // Another replica was faster, or the session was deleted: the record says which.
-                upstream::end(core.endpoint(&session.route), &bound.address).await;
+                upstream::end_later(core.endpoint(&session.route), bound.address.clone());
             }
         }
+    }
+}
+
+/// A failure on the way to a session is none of the call that needs it: that was not sent, or was refused.
+fn not_executed(fault: Fault) -> Fault {
+    match fault {
+        Fault::MayHaveExecuted
+        | Fault::UpstreamTimeout
+        | Fault::UpstreamGarbled
+        | Fault::AnswerTooLarge(_) => Fault::NotBound,
+        other => other,
     }
 }
 
@@ -339,7 +266,7 @@ async fn open(core: &Rc<Core>, session: &Session, record: &Record, lost: bool) -
         // again, and a 404 is what makes clients do so.
         Some(told) if told != meant => {
             tracing::warn!(told = told.as_str(), negotiated, "the upstream now negotiates another version");
-            upstream::end(core.endpoint(&session.route), &opened.address).await;
+            upstream::end_later(core.endpoint(&session.route), opened.address);
             Err(Fault::SessionUnknown)
         }
         _ => Ok(opened),
@@ -379,6 +306,8 @@ async fn restore(core: &Rc<Core>, session: &Session, record: &Record, address: &
 
 /// Gives the upstream session back, and keeps ours: the next request opens another.
 pub async fn release(core: &Rc<Core>, session: &Arc<Session>) {
+    // Requests that come meanwhile wait for this sender to go, and then look again.
+    let (_released, making) = watch::channel(None);
     let bound = {
         let mut slot = lock(&session.slot);
         let Slot::Bound(bound) = &*slot else { return };
@@ -386,28 +315,33 @@ pub async fn release(core: &Rc<Core>, session: &Arc<Session>) {
             return;
         }
         let bound = Arc::clone(bound);
-        *slot = Slot::Empty { generation: bound.generation };
+        *slot = Slot::Making(making);
         bound
     };
+    let generation = bound.generation;
+    let forget = |record: &mut Record| match &mut record.state {
+        State::Open { binding, .. } if binding.as_ref().is_some_and(|b| b.generation == generation) => {
+            *binding = None;
+            true
+        }
+        _ => false,
+    };
     if session.kind != Kind::Isolated {
-        let generation = bound.generation;
-        let forget = |record: &mut Record| match &mut record.state {
-            State::Open { binding, .. } if binding.as_ref().is_some_and(|b| b.generation == generation) => {
-                *binding = None;
-                true
-            }
-            _ => false,
-        };
         session.update(&core.app, forget).await;
     }
-    upstream::end(core.endpoint(&session.route), &bound.address).await;
+    let mut slot = lock(&session.slot);
+    if matches!(*slot, Slot::Making(_)) {
+        *slot = Slot::Empty { generation };
+    }
+    drop(slot);
+    upstream::end_later(core.endpoint(&session.route), bound.address.clone());
 }
 
 /// Ends the session for good; the upstream's with it.
-pub async fn close(core: &Rc<Core>, session: &Arc<Session>) {
+pub fn close(core: &Rc<Core>, session: &Arc<Session>) {
     let before = std::mem::replace(&mut *lock(&session.slot), Slot::Closed);
     session.rebound.notify_waiters();
     if let Slot::Bound(bound) = before {
-        upstream::end(core.endpoint(&session.route), &bound.address).await;
+        upstream::end_later(core.endpoint(&session.route), bound.address.clone());
     }
 }

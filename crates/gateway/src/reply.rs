@@ -1,41 +1,39 @@
 //! What the client gets: status, headers, and a body that may still be on its way from the upstream.
 
-use std::collections::VecDeque;
+mod detach;
+mod relay;
+
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use throughline_wire::envelope::{Envelope, Limits, Message};
 use throughline_wire::headers::MCP_SESSION_ID;
-use throughline_wire::sse::{self, IdEdit, SseDecoder};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Sleep};
+
+pub use detach::GoesOn;
+use relay::Relay;
 
 use crate::app::{App, Core};
+use crate::binding::{Bound, Origin};
 use crate::call::{Answered, Translate};
 use crate::classify::{Accepts, OnDisconnect};
 use crate::error::Fault;
 use crate::initialize::Welcome;
-use crate::recover::Bound;
-use crate::session::InFlight;
 use crate::translate::{self, Outward};
-use crate::upstream::http::{AnswerBody, read_whole};
 use crate::upstream::{self, Head, JSON, Looked};
 
 /// Comment lines keep a quiet stream open: load balancers close theirs after 30 s (CloudFront) or more.
 pub const HEARTBEAT: Duration = Duration::from_secs(25);
-/// Calls that may go on without their client at a time, in all.
-const MAX_DETACHED: usize = 1024;
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 const THROUGHLINE_SESSION: HeaderName = HeaderName::from_static("throughline-session");
@@ -171,9 +169,9 @@ pub fn welcome(app: &App, welcome: Welcome) -> Response<ReplyBody> {
 
 /// The upstream's headers that a client gets.
 fn pass_headers(from: &HeaderMap, to: &mut HeaderMap) {
-    for name in [CONTENT_TYPE, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE, ALLOW] {
-        if let Some(value) = from.get(&name) {
-            to.insert(name, value.clone());
+    for name in [CONTENT_TYPE, CONTENT_ENCODING, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE, ALLOW] {
+        for value in from.get_all(&name) {
+            to.append(&name, value.clone());
         }
     }
 }
@@ -199,8 +197,11 @@ pub async fn relay(
     let mut headers = HeaderMap::with_capacity(8);
     pass_headers(&looked.headers, &mut headers);
     if let Some((bound, origin)) = &carried {
-        let value = format!("{};generation={}", origin.as_str(), bound.generation);
-        headers.extend(HeaderValue::from_str(&value).ok().map(|value| (THROUGHLINE_SESSION, value)));
+        let value = match origin {
+            Origin::Resumed => bound.resumed.clone(),
+            Origin::New | Origin::Restored => origin.header(bound.generation),
+        };
+        headers.insert(THROUGHLINE_SESSION, value);
     }
     let status = looked.status;
     let bound = carried.map(|(bound, _)| bound);
@@ -212,62 +213,16 @@ pub async fn relay(
             let limit = app.config.limits.answer_bytes;
             ReplyBody::Whole(Some(gather(core, looked, &translate, bound.as_ref(), asked.id, limit).await?))
         }
-        (Head::Plain(_), ..) => relay_body(core, looked, translate, bound, asked, in_flight),
+        (Head::Plain(_), ..) => Relay::of_bytes(core, looked, asked, in_flight),
         (Head::Events(..), ..) => {
             stream_headers(&mut headers);
-            relay_body(core, looked, translate, bound, asked, in_flight)
+            Relay::of_events(core, looked, translate, bound, asked, in_flight).await
         }
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     Ok(signed(app, response))
-}
-
-fn relay_body(
-    core: &Rc<Core>,
-    looked: Looked,
-    translate: Translate,
-    bound: Option<Arc<Bound>>,
-    asked: &Asked<'_>,
-    in_flight: Option<InFlight>,
-) -> ReplyBody {
-    if looked.body.is_end() {
-        // All of it is here already, as with most answers: no need to come back for more.
-        if let Head::Plain(pieces) = looked.head {
-            return match pieces.len() {
-                0 => ReplyBody::Empty,
-                1 => ReplyBody::Whole(pieces.into_iter().next()),
-                _ => ReplyBody::Whole(Some(pieces.concat().into())),
-            };
-        }
-    }
-    let (pieces, events) = match looked.head {
-        Head::Plain(pieces) => (pieces.into(), None),
-        Head::Events(decoder, frames) => {
-            let mut events = Events {
-                decoder,
-                translate,
-                bound,
-                request: asked.id.map(Into::into),
-                answered: false,
-                resumable: false,
-                heartbeat: None,
-                until: Instant::now() + core.app.config.timeouts.call,
-            };
-            let mut pieces = VecDeque::with_capacity(frames.len());
-            pieces.extend(frames.iter().filter_map(|frame| events.outward(core, frame)));
-            (pieces, Some(events))
-        }
-    };
-    ReplyBody::Relay(Box::new(Relay {
-        core: Rc::clone(core),
-        body: Some(looked.body),
-        pieces,
-        events,
-        on_disconnect: asked.on_disconnect,
-        _in_flight: in_flight,
-    }))
 }
 
 /// Reads an answer whole and translates it.
@@ -310,233 +265,6 @@ pub fn answer_upstream(core: &Rc<Core>, bound: Option<&Arc<Bound>>, answer: Vec<
             tracing::info!(%error, "an answer did not reach the upstream");
         }
     });
-}
-
-/// An upstream's answer that is still coming.
-pub struct Relay {
-    core: Rc<Core>,
-    /// None when it has ended.
-    body: Option<AnswerBody>,
-    pieces: VecDeque<Bytes>,
-    events: Option<Events>,
-    on_disconnect: OnDisconnect,
-    _in_flight: Option<InFlight>,
-}
-
-/// What an event stream needs beyond its bytes.
-struct Events {
-    decoder: SseDecoder,
-    translate: Translate,
-    bound: Option<Arc<Bound>>,
-    request: Option<Box<str>>,
-    /// The response has gone by.
-    answered: bool,
-    /// The upstream gave an event id, so that the client can come back for the rest.
-    resumable: bool,
-    heartbeat: Option<Pin<Box<Sleep>>>,
-    until: Instant,
-}
-
-impl Relay {
-    fn size_hint(&self) -> SizeHint {
-        match (&self.events, self.body.as_ref().and_then(|body| body.size_hint().exact())) {
-            (None, Some(rest)) => {
-                let here: usize = self.pieces.iter().map(Bytes::len).sum();
-                SizeHint::with_exact(here as u64 + rest)
-            }
-            _ => SizeHint::default(),
-        }
-    }
-
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, CutOff>>> {
-        loop {
-            if let Some(piece) = self.pieces.pop_front() {
-                return Poll::Ready(Some(Ok(piece)));
-            }
-            if let Some(events) = &mut self.events {
-                match events.decoder.next_frame() {
-                    Ok(Some(frame)) => {
-                        self.pieces.extend(events.outward(&self.core, &frame));
-                        continue;
-                    }
-                    Ok(None) => {}
-                    Err(error) => {
-                        return self
-                            .fail(&error, Fault::AnswerTooLarge(self.core.app.config.limits.event_bytes));
-                    }
-                }
-            }
-            let Some(body) = &mut self.body else { return Poll::Ready(None) };
-            match body.poll_chunk(cx) {
-                Poll::Ready(Some(Ok(chunk))) => match &mut self.events {
-                    Some(events) => events.decoder.push(chunk),
-                    None => return Poll::Ready(Some(Ok(chunk))),
-                },
-                Poll::Ready(Some(Err(error))) => return self.fail(&error, Fault::MayHaveExecuted),
-                Poll::Ready(None) => {
-                    self.body = None;
-                    let open = self
-                        .events
-                        .as_ref()
-                        .is_some_and(|e| !e.answered && !e.resumable && e.request.is_some());
-                    if open {
-                        return self.fail(&"stream ended without a response", Fault::MayHaveExecuted);
-                    }
-                }
-                Poll::Pending => {
-                    let Some(events) = &mut self.events else { return Poll::Pending };
-                    if Instant::now() >= events.until {
-                        return self.fail(&"call took too long", Fault::UpstreamTimeout);
-                    }
-                    return events.poll_heartbeat(cx).map(|()| Some(Ok(Bytes::from_static(sse::HEARTBEAT))));
-                }
-            }
-        }
-    }
-
-    /// Trouble after the headers have gone out: said in the stream where there is one, else the connection is cut.
-    fn fail(&mut self, error: &dyn std::fmt::Display, fault: Fault) -> Poll<Option<Result<Bytes, CutOff>>> {
-        tracing::warn!(%error, "upstream answer broke off");
-        self.body = None;
-        let Some(events) = &mut self.events else { return Poll::Ready(Some(Err(CutOff))) };
-        if events.answered {
-            return Poll::Ready(None);
-        }
-        events.answered = true;
-        Poll::Ready(Some(Ok(sse::event(&fault.body(events.request.as_deref()), None))))
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        let Some(body) = self.body.take() else { return };
-        let unfinished = !body.is_end() && self.events.as_ref().is_none_or(|events| !events.answered);
-        if unfinished && self.on_disconnect == OnDisconnect::KeepReading {
-            let in_flight = self._in_flight.take();
-            let core = Rc::clone(&self.core);
-            detach(&core.app, core.app.config.timeouts.call, async move {
-                let _held = in_flight;
-                let _ = read_whole(body, Vec::new(), usize::MAX).await;
-            });
-        }
-    }
-}
-
-impl Events {
-    /// The frame as the client gets it.
-    fn outward(&mut self, core: &Rc<Core>, frame: &sse::Frame) -> Option<Bytes> {
-        let id = match (&self.translate, frame.id()) {
-            (Translate::Tagged(tagger), Some(id)) if !id.is_empty() => {
-                self.resumable = true;
-                Some(tagger.event_id(id))
-            }
-            (Translate::AsIs, Some(_)) => None,
-            // Nobody can resume a stream of a session that is not the client's.
-            (_, Some(_)) => Some(String::new()),
-            (_, None) => None,
-        };
-        let id = match &id {
-            Some(id) if id.is_empty() => IdEdit::Remove,
-            Some(id) => IdEdit::Set(id.as_bytes()),
-            None => IdEdit::Keep,
-        };
-        let data = frame.data().filter(|_| frame.is_message());
-        let outward = match &data {
-            None => Outward::Keep,
-            Some(data) => {
-                let outward = match &self.translate {
-                    Translate::AsIs => Outward::Keep,
-                    Translate::Tagged(tagger) => tagger.outward(data),
-                    Translate::Renamed(renamed) => renamed.outward(data),
-                    Translate::Alone => translate::unasked(data),
-                };
-                // A response under somebody else's id is dropped, and answers nothing.
-                self.answered |= !matches!(outward, Outward::Drop) && is_response(data);
-                outward
-            }
-        };
-        match outward {
-            Outward::Keep if matches!(id, IdEdit::Keep) => Some(frame.raw().clone()),
-            Outward::Keep => Some(frame.rewrite(None, id)),
-            Outward::Replace(data) => Some(frame.rewrite(Some(&data), id)),
-            Outward::Drop => None,
-            Outward::Answer(answer) => {
-                answer_upstream(core, self.bound.as_ref(), answer);
-                None
-            }
-        }
-    }
-
-    fn poll_heartbeat(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let heartbeat = self.heartbeat.get_or_insert_with(|| Box::pin(tokio::time::sleep(HEARTBEAT)));
-        let due = heartbeat.as_mut().poll(cx);
-        if due.is_ready() {
-            heartbeat.as_mut().reset(Instant::now() + HEARTBEAT);
-        }
-        due
-    }
-}
-
-fn is_response(data: &[u8]) -> bool {
-    matches!(
-        Envelope::parse(data, &Limits::default()).map(|envelope| envelope.message),
-        Ok(Message::Response { .. })
-    )
-}
-
-/// Lets work go on whose client has gone, up to a number and a time.
-pub fn detach(app: &App, limit: Duration, work: impl Future<Output = ()> + 'static) {
-    struct Count(Arc<AtomicUsize>);
-    impl Drop for Count {
-        fn drop(&mut self) {
-            self.0.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-    let count = Count(Arc::clone(&app.detached));
-    if count.0.fetch_add(1, Ordering::Relaxed) >= MAX_DETACHED {
-        tracing::warn!("too many calls go on without their client; one was dropped");
-        return;
-    }
-    tokio::task::spawn_local(async move {
-        let _count = count;
-        let _ = tokio::time::timeout(limit, work).await;
-    });
-}
-
-/// A future that goes on when it is dropped before it is ready.
-pub struct GoesOn<F: Future + 'static> {
-    work: Option<Pin<Box<F>>>,
-    app: Arc<App>,
-}
-
-impl<F: Future + 'static> GoesOn<F> {
-    /// Wraps the work.
-    pub fn new(app: &Arc<App>, work: F) -> Self {
-        GoesOn { work: Some(Box::pin(work)), app: Arc::clone(app) }
-    }
-}
-
-impl<F: Future + 'static> Future for GoesOn<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let Some(work) = &mut self.work else { return Poll::Pending };
-        let output = work.as_mut().poll(cx);
-        if output.is_ready() {
-            self.work = None;
-        }
-        output
-    }
-}
-
-impl<F: Future + 'static> Drop for GoesOn<F> {
-    fn drop(&mut self) {
-        if let Some(work) = self.work.take() {
-            detach(&self.app, self.app.config.timeouts.call, async move {
-                work.await;
-            });
-        }
-    }
 }
 
 /// What a service that always has a reply fails with.

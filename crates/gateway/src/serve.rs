@@ -97,8 +97,11 @@ impl Gateway {
             let thread = std::thread::Builder::new().name(format!("core-{index}"));
             started.workers.push(thread.spawn(move || worker.run(&runtime)).map_err(StartError::System)?);
         }
-        let routes: Vec<_> =
-            app.routes.iter().map(|r| format!("{} -> {}", r.config.path, r.config.upstream)).collect();
+        let routes: Vec<_> = app
+            .routes
+            .iter()
+            .map(|r| format!("{} -> {}", r.config.path, place(&r.config.upstream)))
+            .collect();
         tracing::info!(%address, store = app.store.describe(), routes = routes.join(", "), "listening");
         Ok(started)
     }
@@ -121,6 +124,11 @@ impl Gateway {
             tracing::error!(%error, "the store was not closed");
         }
     }
+}
+
+/// An upstream as logs may show it: its query may hold a key.
+fn place(upstream: &http::Uri) -> String {
+    format!("http://{}{}", upstream.authority().map_or("", |authority| authority.as_str()), upstream.path())
 }
 
 fn cores() -> usize {

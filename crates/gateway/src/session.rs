@@ -3,9 +3,10 @@
 //! [`resolve`] finds the session that a request belongs to. What the session is bound to upstream is in
 //! [`recover`](crate::recover); how it is told to others (store, other replicas) is in [`Session::update`].
 
-use std::collections::{HashMap, VecDeque};
+mod table;
+
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::HeaderValue;
@@ -16,7 +17,10 @@ use throughline_wire::seal::SessionToken;
 use throughline_wire::version::{Era, ProtocolVersion};
 use tokio::sync::Notify;
 
+pub use table::Table;
+
 use crate::app::{App, Core, Route};
+use crate::binding::Slot;
 use crate::classify::{Arrived, version_of};
 use crate::config::{Mode, OnStoreMiss};
 use crate::error::Fault;
@@ -24,7 +28,7 @@ use crate::initialize::InitializeParams;
 use crate::listen::Listener;
 use crate::principal::Continuity;
 use crate::probe;
-use crate::recover::{self, Slot};
+use crate::recover;
 
 /// How a client holds its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +66,7 @@ pub struct Session {
     /// Wakes whoever must follow a new binding.
     pub rebound: Notify,
     /// The client's standing stream.
-    pub listener: Mutex<Option<Arc<Listener>>>,
+    pub listener: Mutex<Option<Listener>>,
     known: Mutex<Known>,
     calls: Mutex<Vec<Call>>,
     used: AtomicU64,
@@ -174,11 +178,11 @@ impl Session {
             }
             match app.store.put_if(self.key, version, record.clone(), app.effects.now()).await {
                 Ok(Put::Stored(version)) => {
-                    *lock(&self.known) = Known { record, version: Some(version) };
+                    self.learn(Stored { record, version, touched: app.effects.now() });
                     return Updated::Stored;
                 }
                 Ok(Put::Conflict(Some(stored))) => {
-                    *lock(&self.known) = Known { record: stored.record, version: Some(stored.version) };
+                    self.learn(stored);
                 }
                 Ok(Put::Conflict(None)) => lock(&self.known).version = None,
                 Err(error) => {
@@ -196,9 +200,17 @@ impl Session {
             return Ok(());
         }
         if let Some(stored) = app.store.get(self.key, app.effects.now()).await? {
-            *lock(&self.known) = Known { record: stored.record, version: Some(stored.version) };
+            self.learn(stored);
         }
         Ok(())
+    }
+
+    /// Takes over what the store has, unless something newer is known: answers of the store may overtake each other.
+    fn learn(&self, stored: Stored) {
+        let mut known = lock(&self.known);
+        if known.version.is_none_or(|version| version <= stored.version) {
+            *known = Known { record: stored.record, version: Some(stored.version) };
+        }
     }
 
     /// Notes use.
@@ -213,7 +225,7 @@ impl Session {
 
     /// Whether nothing is under way in it.
     pub fn is_quiet(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) == 0 && lock(&self.listener).is_none()
+        self.in_flight.load(Ordering::Relaxed) == 0
     }
 
     /// Counts a request in, under the unique id it was given, if any.
@@ -373,11 +385,23 @@ fn synthetic(arrived: &Arrived) -> InitializeParams {
     InitializeParams::synthetic(version_of(arrived.version.as_ref()), Default::default())
 }
 
+/// A session as its record has it, not entered into memory. None where its route is gone, or it was ended.
+pub fn of_record(app: &App, key: RecordKey, stored: Stored) -> Option<Arc<Session>> {
+    let route = app.routes.iter().find(|route| route.digest == stored.record.route)?;
+    let kind = match (&stored.record.state, stored.record.kind) {
+        (State::Deleted, _) => return None,
+        (State::Open { .. }, RecordKind::Issued) => Kind::Issued,
+        (State::Open { .. }, RecordKind::Keyed) => Kind::Keyed,
+    };
+    Some(Arc::new(Session::stored(app, kind, route, key, stored)))
+}
+
 /// Ends the session that a client's id names.
 pub async fn close(core: &Rc<Core>, arrived: &Arrived) -> Result<(), Fault> {
     let app = &core.app;
     let id = arrived.session_id.as_ref().ok_or(Fault::Method("POST"))?;
     let session = issued(core, arrived, id).await?;
+    recover::close(core, &session);
     let (route, principal) = (session.route.digest, arrived.caller.principal);
     // Durable before it is answered: a session that was ended must not come back with the process.
     if let Err(error) =
@@ -386,138 +410,7 @@ pub async fn close(core: &Rc<Core>, arrived: &Arrived) -> Result<(), Fault> {
         tracing::error!(%error, "the end of a session was not stored; it holds in this process only");
     }
     lock(&session.known).record.state = State::Deleted;
-    recover::close(core, &session).await;
     Ok(())
-}
-
-/// Live sessions of this process, and the `initialize` parameters of those that have not begun yet.
-pub struct Table {
-    shards: [Mutex<HashMap<RecordKey, Arc<Session>>>; SHARDS],
-    pending: Mutex<Pending>,
-    len: AtomicUsize,
-}
-
-/// Two cores rarely meet in one of them.
-const SHARDS: usize = 64;
-/// Parameters kept of clients that have not made a request yet; the oldest goes first. A client whose
-/// parameters are gone is rebuilt from its id.
-const MAX_PENDING: usize = 10_000;
-/// How many sessions are looked at to find one that can make room.
-const ROOM_SAMPLE: usize = 32;
-
-#[derive(Default)]
-struct Pending {
-    params: HashMap<RecordKey, Arc<InitializeParams>>,
-    order: VecDeque<RecordKey>,
-}
-
-impl Default for Table {
-    fn default() -> Self {
-        Table {
-            shards: std::array::from_fn(|_| Mutex::default()),
-            pending: Mutex::default(),
-            len: AtomicUsize::new(0),
-        }
-    }
-}
-
-impl Table {
-    fn shard(&self, key: &RecordKey) -> MutexGuard<'_, HashMap<RecordKey, Arc<Session>>> {
-        lock(&self.shards[usize::from(key.0[0]) % SHARDS])
-    }
-
-    /// The live session of this key.
-    pub fn get(&self, key: &RecordKey) -> Option<Arc<Session>> {
-        self.shard(key).get(key).cloned()
-    }
-
-    /// How many are live.
-    pub fn len(&self) -> usize {
-        self.len.load(Ordering::Relaxed)
-    }
-
-    /// Whether none is live.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Keeps the parameters of a client that has initialised and not made a request yet.
-    pub fn remember(&self, key: RecordKey, params: Arc<InitializeParams>) {
-        let mut pending = lock(&self.pending);
-        if pending.params.insert(key, params).is_none() {
-            pending.order.push_back(key);
-        }
-        while pending.params.len() > MAX_PENDING || pending.order.len() > 2 * MAX_PENDING {
-            let Some(oldest) = pending.order.pop_front() else { break };
-            pending.params.remove(&oldest);
-        }
-    }
-
-    /// The live session of this key, begun now from remembered parameters if there are any.
-    fn adopt(
-        &self,
-        key: RecordKey,
-        fresh: impl FnOnce(&InitializeParams) -> Session,
-    ) -> Option<Arc<Session>> {
-        // Taken and entered under the shard's lock, so that of two first requests neither sees neither.
-        let mut shard = self.shard(&key);
-        if let Some(session) = shard.get(&key) {
-            return Some(Arc::clone(session));
-        }
-        let params = lock(&self.pending).params.remove(&key)?;
-        let session = Arc::new(fresh(&params));
-        shard.insert(key, Arc::clone(&session));
-        self.len.fetch_add(1, Ordering::Relaxed);
-        Some(session)
-    }
-
-    /// Enters a session, unless another request was faster: then that one's is returned.
-    fn insert(&self, session: Session) -> Arc<Session> {
-        let mut shard = self.shard(&session.key);
-        if let Some(faster) = shard.get(&session.key) {
-            return Arc::clone(faster);
-        }
-        let session = Arc::new(session);
-        shard.insert(session.key, Arc::clone(&session));
-        self.len.fetch_add(1, Ordering::Relaxed);
-        session
-    }
-
-    /// Takes a session out of memory. Its record stays.
-    pub fn remove(&self, session: &Arc<Session>) {
-        let mut shard = self.shard(&session.key);
-        if shard.get(&session.key).is_some_and(|found| Arc::ptr_eq(found, session)) {
-            shard.remove(&session.key);
-            self.len.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// The live sessions that meet a condition.
-    pub fn select(&self, wanted: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
-        let of_shard = |shard: &Mutex<HashMap<RecordKey, Arc<Session>>>| {
-            lock(shard).values().filter(|session| wanted(session)).cloned().collect::<Vec<_>>()
-        };
-        self.shards.iter().flat_map(of_shard).collect()
-    }
-
-    /// Sees that one more session fits: the idlest of a sample leaves memory, not the store.
-    fn make_room(&self, app: &App) -> Result<(), Fault> {
-        if self.len() < app.config.limits.sessions {
-            return Ok(());
-        }
-        let start = usize::from(app.effects.bytes::<1>()[0]);
-        let mut sample: Vec<Arc<Session>> = Vec::new();
-        for offset in 0..SHARDS {
-            let shard = lock(&self.shards[(start + offset) % SHARDS]);
-            sample.extend(shard.values().filter(|session| session.is_quiet()).take(ROOM_SAMPLE).cloned());
-            if sample.len() >= ROOM_SAMPLE {
-                break;
-            }
-        }
-        let idlest = sample.iter().min_by_key(|session| session.used()).ok_or(Fault::TooManySessions)?;
-        self.remove(idlest);
-        Ok(())
-    }
 }
 
 /// A duration in the unit that records use.

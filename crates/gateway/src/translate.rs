@@ -9,6 +9,7 @@ use throughline_wire::tag::Purpose;
 use throughline_wire::{jsonrpc, method};
 
 use crate::app::App;
+use crate::binding::Bound;
 use crate::classify::Held;
 use crate::error::Fault;
 
@@ -29,18 +30,17 @@ pub enum Outward {
 /// progress tokens and event ids begin anew in every upstream session, and an answer must not reach another question.
 pub struct Tagger {
     app: Arc<App>,
-    session: [u8; 16],
-    generation: u32,
+    bound: Arc<Bound>,
 }
 
 impl Tagger {
     /// For one binding of a session.
-    pub fn new(app: &Arc<App>, session: [u8; 16], generation: u32) -> Self {
-        Tagger { app: Arc::clone(app), session, generation }
+    pub fn new(app: &Arc<App>, bound: &Arc<Bound>) -> Self {
+        Tagger { app: Arc::clone(app), bound: Arc::clone(bound) }
     }
 
     fn tag(&self, purpose: Purpose, value: &[u8]) -> String {
-        self.app.keys.tag(purpose, &self.session, self.generation, value)
+        self.app.keys.tag(purpose, &self.bound.mark, self.bound.generation, value)
     }
 
     /// An event id, for the client.
@@ -54,8 +54,8 @@ impl Tagger {
     }
 
     fn untag(&self, purpose: Purpose, text: &str) -> Option<Vec<u8>> {
-        let (generation, value) = self.app.keys.untag(purpose, &self.session, text)?;
-        (generation == self.generation).then_some(value)
+        let (generation, value) = self.app.keys.untag(purpose, &self.bound.mark, text)?;
+        (generation == self.bound.generation).then_some(value)
     }
 
     /// A message of the upstream's, for the client.

@@ -20,8 +20,16 @@ use http::{Answer, AnswerBody, Endpoint, SendError};
 
 /// How much of an answer is looked at before its headers go out.
 const HEAD_BYTES: usize = 4096;
+/// What is worth reading, in bytes and time, rather than to open another connection.
+const DRAIN_BYTES: usize = 64 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// How long headers wait for the first event of a stream, so that an error can keep its status.
 const FIRST_EVENT: Duration = Duration::from_secs(5);
+
+/// How long a request of the gateway's own may take in all; whoever needs the session waits for it.
+const OWN_REQUEST: Duration = Duration::from_secs(60);
+/// How long a notification, a `ping` or a DELETE of the gateway's own may take.
+const OWN_MESSAGE: Duration = Duration::from_secs(10);
 
 /// Both content types: what every server accepts, whatever the client asked of the gateway.
 pub const ACCEPT_BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
@@ -182,6 +190,7 @@ impl Looked {
                     };
                     let Some(data) = frame.data().filter(|_| frame.is_message()) else { continue };
                     if is_response_to(&data, id) {
+                        drain(body);
                         return Ok(match data {
                             Cow::Borrowed(data) => frame.raw().slice_ref(data),
                             Cow::Owned(data) => data.into(),
@@ -203,7 +212,8 @@ fn is_response_to(data: &[u8], id: Option<&str>) -> bool {
     }
 }
 
-fn is_event_stream(headers: &HeaderMap) -> bool {
+/// Whether a body with these headers is an event stream.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
@@ -235,7 +245,7 @@ pub async fn next_frame(body: &mut AnswerBody, decoder: &mut SseDecoder) -> Resu
             Err(error) => return Err(SendError::Broken(error.to_string())),
         }
         match body.chunk().await {
-            None => return Ok(None),
+            None => return Ok(decoder.finish()),
             Some(Ok(chunk)) => decoder.push(chunk),
             Some(Err(error)) => return Err(SendError::Broken(error.to_string())),
         }
@@ -269,6 +279,18 @@ pub async fn ask(
     body: Vec<u8>,
     limit: usize,
 ) -> Result<Own, Fault> {
+    // Somebody waits for the session that this is about, and others for them.
+    let asked = ask_unbounded(endpoint, address, id, body, limit);
+    tokio::time::timeout(OWN_REQUEST, asked).await.unwrap_or(Err(Fault::UpstreamTimeout))
+}
+
+async fn ask_unbounded(
+    endpoint: &Rc<Endpoint>,
+    address: &Address,
+    id: &str,
+    body: Vec<u8>,
+    limit: usize,
+) -> Result<Own, Fault> {
     let answer = endpoint.send(Method::POST, address.headers(), body.into()).await.map_err(fault_of)?;
     let looked = Looked::at(answer, limit).await.map_err(fault_of)?;
     let (status, headers) = (looked.status, looked.headers.clone());
@@ -290,16 +312,34 @@ pub async fn tell(
     address: &Address,
     body: Vec<u8>,
 ) -> Result<StatusCode, SendError> {
-    let answer = endpoint.send(Method::POST, address.headers(), body.into()).await?;
+    let sent = endpoint.send(Method::POST, address.headers(), body.into());
+    let answer =
+        tokio::time::timeout(OWN_MESSAGE, sent).await.unwrap_or(Err(SendError::Timeout(OWN_MESSAGE)))?;
     let status = answer.status;
-    // Read to its end, so that the connection can be used again.
-    let _ = http::read_whole(answer.body, Vec::new(), HEAD_BYTES).await;
+    drain(answer.body);
     Ok(status)
 }
 
-/// Reads an answer that nobody needs, so that its connection can be used again; for as long as that pays.
+/// Lets go of an answer that nobody needs.
 pub fn discard(looked: Looked) {
-    tokio::task::spawn_local(tokio::time::timeout(FIRST_EVENT, looked.response(None, HEAD_BYTES, |_| {})));
+    drain(looked.body);
+}
+
+/// Reads the little that is left of a body, so that its connection can be used again; for as long as that pays.
+pub fn drain(mut body: AnswerBody) {
+    if body.is_end() {
+        return;
+    }
+    let rest = async move {
+        let mut left = DRAIN_BYTES;
+        while let Some(Ok(piece)) = body.chunk().await {
+            left = left.saturating_sub(piece.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    tokio::task::spawn_local(tokio::time::timeout(DRAIN_TIME, rest));
 }
 
 /// Ends an upstream session. Failure is no trouble of anyone's: the upstream will expire it.
@@ -307,21 +347,33 @@ pub async fn end(endpoint: &Rc<Endpoint>, address: &Address) {
     if address.session_id.is_none() {
         return;
     }
-    match endpoint.send(Method::DELETE, address.headers(), Bytes::new()).await {
-        Ok(answer) => {
-            let _ = http::read_whole(answer.body, Vec::new(), HEAD_BYTES).await;
-        }
-        Err(error) => tracing::debug!(%error, "an upstream session was not ended"),
+    // An upstream that is away has forgotten the session or will: no waiting for its return.
+    let sent = endpoint.send_now(Method::DELETE, address.headers(), Bytes::new());
+    match tokio::time::timeout(OWN_MESSAGE, sent).await {
+        Ok(Ok(answer)) => drain(answer.body),
+        Ok(Err(error)) => tracing::debug!(%error, "an upstream session was not ended"),
+        Err(_) => tracing::debug!("an upstream session was not ended in time"),
     }
+}
+
+/// Ends an upstream session that nobody waits for.
+pub fn end_later(endpoint: &Rc<Endpoint>, address: Address) {
+    let endpoint = Rc::clone(endpoint);
+    tokio::task::spawn_local(async move { end(&endpoint, &address).await });
 }
 
 /// Whether the session still lives, by a `ping` in it; None when that cannot be told.
 pub async fn ping(endpoint: &Rc<Endpoint>, address: &Address) -> Option<bool> {
     const ID: &str = "\"throughline-ping\"";
     let body = throughline_wire::jsonrpc::request(ID, throughline_wire::method::PING, None);
-    let answer = endpoint.send(Method::POST, address.headers(), body.into()).await.ok()?;
-    let looked = Looked::at(answer, HEAD_BYTES * 16).await.ok()?;
-    loss::ping_says_alive(looked.status.as_u16(), &looked.beginning())
+    let pinged = async {
+        let answer = endpoint.send_now(Method::POST, address.headers(), body.into()).await.ok()?;
+        let looked = Looked::at(answer, HEAD_BYTES * 16).await.ok()?;
+        let alive = loss::ping_says_alive(looked.status.as_u16(), &looked.beginning());
+        discard(looked);
+        alive
+    };
+    tokio::time::timeout(OWN_MESSAGE, pinged).await.ok().flatten()
 }
 
 /// How a failed sending is told to a client.

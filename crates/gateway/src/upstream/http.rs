@@ -25,11 +25,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::sockets;
+
 /// Connections kept for the next request, per core and endpoint. More may be open while requests are in flight.
 const MAX_IDLE: usize = 256;
 /// How long an idle connection is kept. Servers commonly close theirs after 5 s (Node, uvicorn) or more; closed
 /// ones are noticed before they are used.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long one attempt to connect may take, at least: a packet may be lost on the way.
+const ONE_ATTEMPT: Duration = Duration::from_secs(1);
 /// First pause before a refused connection is tried again; doubled up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(500);
@@ -97,9 +101,30 @@ impl Endpoint {
         })
     }
 
-    /// Sends one request. The body is shared, not copied, so the caller can keep it for a repetition.
+    /// Sends one request, waiting for an upstream that refuses connections to come up. The body is shared, not
+    /// copied, so the caller can keep it for a repetition.
     pub async fn send(
         self: &Rc<Self>,
+        method: http::Method,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Answer, SendError> {
+        self.send_within(self.connect_window, method, headers, body).await
+    }
+
+    /// The same, for an upstream that is up now or not at all.
+    pub async fn send_now(
+        self: &Rc<Self>,
+        method: http::Method,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Answer, SendError> {
+        self.send_within(ONE_ATTEMPT, method, headers, body).await
+    }
+
+    async fn send_within(
+        self: &Rc<Self>,
+        connect_window: Duration,
         method: http::Method,
         headers: HeaderMap,
         body: Bytes,
@@ -111,7 +136,7 @@ impl Endpoint {
             let Some(unsent) = request.take() else { return Err(SendError::NotSent("no request".into())) };
             let (mut connection, reused) = match self.take_idle() {
                 Some(connection) => (connection, true),
-                None => (self.connect().await?, false),
+                None => (self.connect(connect_window).await?, false),
             };
             let answered =
                 tokio::time::timeout(self.first_byte, connection.sender.try_send_request(unsent)).await;
@@ -173,11 +198,12 @@ impl Endpoint {
         self.idle.borrow_mut().retain(usable);
     }
 
-    async fn connect(&self) -> Result<Connection, SendError> {
-        let deadline = Instant::now() + self.connect_window;
+    async fn connect(&self, window: Duration) -> Result<Connection, SendError> {
+        let deadline = Instant::now() + window;
         let mut pause = RETRY_FIRST;
         loop {
-            let error = match tokio::time::timeout_at(deadline, self.connect_once()).await {
+            let patience = deadline.max(Instant::now() + ONE_ATTEMPT);
+            let error = match tokio::time::timeout_at(patience, self.connect_once()).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "connecting took too long".to_owned(),
@@ -196,6 +222,7 @@ impl Endpoint {
             Err(_) => TcpStream::connect((self.host.as_str(), self.port)).await?,
         };
         socket.set_nodelay(true)?;
+        sockets::notice_death(&socket)?;
         let socket = Rc::new(socket);
         let io = TokioIo::new(SharedSocket(Rc::clone(&socket)));
         let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
@@ -245,6 +272,20 @@ impl AnswerBody {
         std::future::poll_fn(|cx| self.poll_chunk(cx)).await
     }
 
+    /// The next piece, if it has arrived: the connection gets one turn to find out. None otherwise, and at the end.
+    pub async fn chunk_at_hand(&mut self) -> Option<Bytes> {
+        if self.is_end() {
+            return None;
+        }
+        tokio::task::yield_now().await;
+        let arrived = std::future::poll_fn(|cx| match self.poll_chunk(cx) {
+            Poll::Ready(Some(Ok(piece))) => Poll::Ready(Some(piece)),
+            // Nothing that matters comes after what the caller has; a break is as good as the end.
+            Poll::Ready(_) | Poll::Pending => Poll::Ready(None),
+        });
+        arrived.await
+    }
+
     /// The next piece of the body; None at its end.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
         loop {
@@ -269,7 +310,8 @@ impl AnswerBody {
 
     /// Whether everything was read.
     pub fn is_end(&self) -> bool {
-        self.incoming.is_end_stream()
+        // Of a chunked body hyper knows the end only when it has been read; then the lease is given back.
+        self.lease.is_none() || self.incoming.is_end_stream()
     }
 
     /// How much is still to come, as far as known.
