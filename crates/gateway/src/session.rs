@@ -362,14 +362,10 @@ async fn keyed(core: &Rc<Core>, arrived: &Arrived, key: RecordKey) -> Result<Arc
         Some(stored) if matches!(stored.record.state, State::Open { .. }) => {
             Session::stored(app, Kind::Keyed, &arrived.route, key, stored)
         }
-        deleted => {
-            if let Some(session) = app.sessions.adopt(key, fresh) {
-                return Ok(session);
-            }
-            let session = fresh(&synthetic(arrived));
-            lock(&session.known).version = deleted.map(|stored| stored.version);
-            session
-        }
+        _ => match app.sessions.adopt(key, fresh) {
+            Some(session) => return Ok(session),
+            None => fresh(&synthetic(arrived)),
+        },
     };
     Ok(app.sessions.insert(session))
 }

@@ -128,6 +128,7 @@ fn a_connection_that_the_upstream_closed_while_it_was_idle_is_never_an_error() {
     for n in 0..40 {
         let answer = session.post(call(&n.to_string(), "close"));
         assert_eq!((answer.status, &answer.json()["id"]), (200, &n.into()), "{}", answer.text());
+        upstream.wait_for_closed(n + 1);
     }
     assert_eq!(upstream.count("tools/call"), 40);
 }

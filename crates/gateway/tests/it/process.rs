@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::harness::{Clock, Gate, Gw, Session, Upstream, call, initialize_body, logged, request};
+use crate::harness::{Answers, Clock, Gate, Gw, Session, Upstream, call, initialize_body, logged, request};
 use throughline_gateway::Config;
 
 #[test]
@@ -159,4 +159,30 @@ fn many_clients_lose_nothing_while_the_upstream_keeps_forgetting() {
     forgetting.join().unwrap();
     assert_eq!(upstream.server().executed(), succeeded, "each call that was answered ran once, no other ran");
     assert!(succeeded > 240, "{succeeded}");
+}
+
+#[test]
+fn one_connection_carries_many_requests_also_at_once() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let session = Session::open(&gateway.client());
+    let post = |id: usize, accept: &str| {
+        let body = call(&id.to_string(), "count");
+        format!(
+            "POST /mcp HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\ncontent-type: application/json\r\nmcp-session-id: {}\r\ncontent-length: {}\r\n\r\n{body}",
+            session.id,
+            body.len()
+        )
+    };
+    for answers in [Answers::Json, Answers::Sse] {
+        upstream.server().answer_with(answers);
+        let all: String = (0..20).map(|id| post(id, ["application/json", "*/*"][id % 2])).collect();
+        let mut incoming = gateway.client().raw(all.as_bytes()).answer();
+        let mut received: Vec<_> = (0..19).map(|_| incoming.advance()).collect();
+        received.push(incoming.whole());
+        for (id, answer) in received.iter().enumerate() {
+            assert_eq!((answer.status, &answer.json()["id"]), (200, &id.into()));
+        }
+    }
+    assert_eq!(session.count(), "41");
 }

@@ -163,3 +163,49 @@ fn all_calls_that_met_the_loss_are_told() {
     }
     assert_eq!((upstream.server().executed(), upstream.count("initialize")), (1, 2));
 }
+
+#[test]
+fn probe_refuse_with_stream() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start_with(&upstream, |config| {
+        config.routes[0].unsafe_after_loss = UnsafeAfterLoss::Refuse;
+    });
+    let session = Session::open(&gateway.client());
+    assert_eq!(session.count(), "1");
+    let mut stream = session.listen();
+    upstream.server().lose_sessions();
+    stream.message();
+    assert_state_lost(&session, &upstream);
+}
+#[test]
+fn probe_refuse_after_idle() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start_with(&upstream, |config| {
+        config.routes[0].unsafe_after_loss = UnsafeAfterLoss::Refuse;
+        config.sessions.idle = std::time::Duration::from_millis(300);
+    });
+    let session = Session::open(&gateway.client());
+    assert_eq!(session.count(), "1");
+    upstream.wait_until("released", |server| server.open().is_empty());
+    assert_state_lost(&session, &upstream);
+}
+#[test]
+fn probe_refuse_after_a_list() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start_with(&upstream, |config| {
+        config.routes[0].unsafe_after_loss = UnsafeAfterLoss::Refuse;
+    });
+    let session = Session::open(&gateway.client());
+    assert_eq!(session.count(), "1");
+    upstream.server().lose_sessions();
+    session.post(request("1", "tools/list", "{}"));
+    assert_state_lost(&session, &upstream);
+}
+#[test]
+fn probe_deep_keyed() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    upstream.script(|request, _| (request.tool() == "deep").then(|| json(200, format!(r#"{{"jsonrpc":"2.0","id":{},"result":{}{}}}"#, request.id(), "[".repeat(130), "]".repeat(130)))));
+    let answer = gateway.client().post(call("1", "deep"));
+    assert!(answer.text().contains(r#""id":1,"#), "{}", answer.text());
+}

@@ -241,7 +241,7 @@ fn deleting_the_session_ends_its_stream() {
     let mut stream = session.listen();
     assert_eq!(session.client.delete().status, 200);
     assert!(stream.event().is_none());
-    assert_eq!(upstream.server().deleted().len(), 1);
+    upstream.wait_until("the session is ended", |server| server.deleted().len() == 1);
     assert_eq!(upstream.count("initialize"), 1);
 }
 

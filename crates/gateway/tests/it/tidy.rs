@@ -68,7 +68,10 @@ fn the_era_is_decided_once() {
     const MAY: [&str; 2] = ["classify.rs", "session.rs"];
     for (name, text) in files("crates/gateway/src", "rs") {
         let may = MAY.iter().any(|file| name.ends_with(&format!("src/{file}")));
-        assert!(may || !text.contains("Era::"), "{name} asks for the era; let classify say what you need in a word");
+        assert!(
+            may || !text.contains("Era::"),
+            "{name} asks for the era; let classify say what you need in a word"
+        );
     }
 }
 

@@ -106,18 +106,24 @@ impl Sent {
     pub(crate) fn try_answer(mut self) -> io::Result<Incoming> {
         let stream = self.stream.take().unwrap();
         let mut reader = BufReader::new(stream);
-        let (first, headers) = head(&mut reader)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let status = first.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let status = status.unwrap_or_else(|| panic!("{first:?} is no status line"));
+        let (status, headers, framing) = read_head(&mut reader)?;
         if let Some(id) = headers.get("mcp-session-id") {
             self.secrets.lock().unwrap().push(id.to_owned());
         }
-        let framing = match status {
-            204 | 304 => Framing::Length(0),
-            _ => Framing::of(&headers, Framing::UntilClose),
-        };
         Ok(Incoming { status, headers, framing, reader, buffer: Vec::new() })
     }
+}
+
+/// Status, headers and the form of the body.
+fn read_head(reader: &mut BufReader<TcpStream>) -> io::Result<(u16, Headers, Framing)> {
+    let (first, headers) = head(reader)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let status = first.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let status = status.unwrap_or_else(|| panic!("{first:?} is no status line"));
+    let framing = match status {
+        204 | 304 => Framing::Length(0),
+        _ => Framing::of(&headers, Framing::UntilClose),
+    };
+    Ok((status, headers, framing))
 }
 
 impl Drop for Sent {
@@ -146,6 +152,16 @@ impl Incoming {
         let mut body = std::mem::take(&mut self.buffer);
         body.extend(self.framing.whole(&mut self.reader)?);
         Ok(Response { status: self.status, headers: self.headers.clone(), body })
+    }
+
+    /// This answer; then this is the next one on the same connection.
+    pub(crate) fn advance(&mut self) -> Response {
+        let body = self.framing.whole(&mut self.reader).unwrap();
+        let (status, headers, framing) = read_head(&mut self.reader).unwrap();
+        let status = std::mem::replace(&mut self.status, status);
+        let headers = std::mem::replace(&mut self.headers, headers);
+        self.framing = framing;
+        Response { status, headers, body }
     }
 
     /// The next event with data; None at the end of the stream.

@@ -69,7 +69,7 @@ impl Gw {
         config.apply(Overrides {
             listen: Some("127.0.0.1:0".parse().unwrap()),
             state_dir: Some(state.path().to_owned()),
-            workers: NonZeroUsize::new(2),
+            workers: config.workers.or(NonZeroUsize::new(2)),
             ..Overrides::default()
         });
         config.timeouts.shutdown = config.timeouts.shutdown.min(Duration::from_secs(10));

@@ -162,6 +162,7 @@ struct Inner {
     /// Open connections, to be cut when the upstream goes away; None while it is away.
     open: Mutex<Option<Vec<Weak<TcpStream>>>>,
     accepted: AtomicUsize,
+    closed: AtomicUsize,
 }
 
 /// A running upstream; it ends when it is dropped.
@@ -182,6 +183,7 @@ impl Upstream {
             server: Arc::default(),
             open: Mutex::default(),
             accepted: AtomicUsize::new(0),
+            closed: AtomicUsize::new(0),
         };
         let address = listener.local_addr().unwrap();
         let mut upstream = Upstream { address, inner: Arc::new(inner), accepting: None };
@@ -234,7 +236,12 @@ impl Upstream {
                 }
                 inner.accepted.fetch_add(1, Ordering::Relaxed);
                 let inner = Arc::clone(&inner);
-                std::thread::spawn(move || inner.serve(&stream));
+                std::thread::spawn(move || {
+                    let _ = inner.serve(&stream);
+                    drop(stream);
+                    inner.closed.fetch_add(1, Ordering::Relaxed);
+                    inner.tell();
+                });
             }
         }));
     }
@@ -271,6 +278,11 @@ impl Upstream {
         assert!(!wait.unwrap().1.timed_out(), "{what}: never");
     }
 
+    /// Waits until it has closed so many connections.
+    pub(crate) fn wait_for_closed(&self, count: usize) {
+        self.wait_until("the connection is closed", |_| self.inner.closed.load(Ordering::Relaxed) >= count);
+    }
+
     /// Waits until so many requests of this method have arrived.
     pub(crate) fn wait_for(&self, method: &str, count: usize) {
         let log = self.inner.log.lock().unwrap();
@@ -288,6 +300,13 @@ impl Drop for Upstream {
 }
 
 impl Inner {
+    /// Wakes whoever waits for a state.
+    fn tell(&self) {
+        // Taken, so that nobody is between looking at the state and waiting for it to change.
+        drop(self.log.lock().unwrap());
+        self.changed.notify_all();
+    }
+
     fn serve(&self, stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let mut reader = BufReader::new(stream);
@@ -299,9 +318,7 @@ impl Inner {
             self.changed.notify_all();
             let script = Arc::clone(&self.script.lock().unwrap());
             let answer = script(&request, &self.server).unwrap_or_else(|| self.server.answer(&request));
-            // Taken, so that nobody is between looking at the state and waiting for it to change.
-            drop(self.log.lock().unwrap());
-            self.changed.notify_all();
+            self.tell();
             if !write(stream, answer)? {
                 break;
             }
