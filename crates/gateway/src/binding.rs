@@ -2,6 +2,7 @@
 //! [`recover`](crate::recover).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
@@ -53,8 +54,11 @@ pub struct Bound {
     /// Random, and so different from every other binding's, also where the count of generations was lost: what the
     /// upstream mints is tagged with it.
     pub mark: [u8; 16],
-    /// Whether everything that the session had could be restored.
-    pub whole: bool,
+    /// The server's state was lost with the binding before, and that must not pass in silence: calls that met the
+    /// loss are told.
+    pub lossy: bool,
+    /// Nobody has been told yet: the next call that may depend on the state is.
+    pub untold: AtomicBool,
     /// Value of the `Throughline-Session` header for requests that find it in place.
     pub resumed: HeaderValue,
 }
@@ -97,6 +101,8 @@ struct Secret {
     mark: [u8; 16],
     #[serde(default)]
     lists: Lists,
+    #[serde(default)]
+    untold: bool,
 }
 
 impl Slot {
@@ -128,8 +134,12 @@ impl Bound {
     pub fn seal(&self, app: &App, key: RecordKey) -> Binding {
         let text =
             |value: &Option<HeaderValue>| value.as_ref().and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let secret =
-            Secret { session_id: text(&self.address.session_id), mark: self.mark, lists: self.lists };
+        let secret = Secret {
+            session_id: text(&self.address.session_id),
+            mark: self.mark,
+            lists: self.lists,
+            untold: self.untold.load(Ordering::Relaxed),
+        };
         let plain = serde_json::to_vec(&secret).unwrap_or_default();
         Binding {
             generation: self.generation,
@@ -155,7 +165,8 @@ impl Bound {
             address: Address { session_id, version },
             lists: secret.lists,
             mark: secret.mark,
-            whole: true,
+            lossy: secret.untold,
+            untold: AtomicBool::new(secret.untold),
             resumed: Origin::Resumed.header(binding.generation),
         })
     }

@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, USER_AGENT};
@@ -18,7 +19,6 @@ use throughline_wire::{era, method};
 use crate::app::{Core, Route};
 use crate::binding::{Bound, Origin};
 use crate::classify::{Arrived, Held};
-use crate::config::UnsafeAfterLoss;
 use crate::error::Fault;
 use crate::recover;
 use crate::session::{InFlight, Kind, Session};
@@ -92,6 +92,11 @@ async fn hold(
     let mut recovered = false;
     let mut broke = false;
     loop {
+        // Calls that met the loss hear of it, and whoever restored the session, the first that comes after.
+        if !repeatable && ((recovered && bound.lossy) || bound.untold.load(Ordering::Relaxed)) {
+            bound.untold.store(false, Ordering::Relaxed);
+            return Err(Fault::StateLost);
+        }
         let headers = headers(arrived, session.kind, &bound.address);
         let looked = match send(core, &session.route, headers, body.clone()).await {
             Ok(looked) => looked,
@@ -118,10 +123,6 @@ async fn hold(
         );
         upstream::discard(looked);
         (bound, origin) = recover::bind(core, session, Some(bound.generation)).await?;
-        let refuse = session.route.config.unsafe_after_loss == UnsafeAfterLoss::Refuse || !bound.whole;
-        if refuse && !repeatable && session.kind != Kind::Isolated {
-            return Err(Fault::StateLost);
-        }
     }
 }
 
@@ -155,7 +156,7 @@ async fn loss_of(
 /// A 404 in a session that lives (an unknown tool, of some servers): clients would take it for the session's end.
 fn alive(mut looked: Looked) -> Looked {
     if looked.status == http::StatusCode::NOT_FOUND {
-        let limits = Limits::default();
+        let limits = Limits::ANY_DEPTH;
         let beginning = looked.beginning();
         let is_response = matches!(
             Envelope::parse(&beginning, &limits).map(|envelope| envelope.message),
@@ -299,7 +300,7 @@ fn is_remembered(method: &str) -> bool {
 
 /// Notes such a request, once the upstream has answered it with a result.
 async fn remember(core: &Core, session: &Session, held: &Held, response: &[u8]) {
-    let limits = Limits::default();
+    let limits = Limits::ANY_DEPTH;
     let succeeded = matches!(
         Envelope::parse(response, &limits).map(|envelope| envelope.message),
         Ok(Message::Response { outcome: Outcome::Result(_), .. })

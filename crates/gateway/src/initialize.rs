@@ -241,7 +241,7 @@ pub async fn answer(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<W
 
 /// A refusal's body with the client's id in place of ours, where it is a JSON-RPC error.
 fn under_id(body: &Bytes, id: &str) -> Bytes {
-    match Envelope::parse(body, &envelope::Limits::default()).map(|envelope| envelope.message) {
+    match Envelope::parse(body, &envelope::Limits::ANY_DEPTH).map(|envelope| envelope.message) {
         Ok(Message::Response { id: Some(ours), outcome: envelope::Outcome::Error(_) }) => {
             let edit = throughline_wire::splice::Edit::replace(ours.span(), id.as_bytes());
             splice(body, &mut [edit]).into()

@@ -6,6 +6,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use throughline_store::{Millis, Record, State};
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::app::{App, Core};
 use crate::binding::{Bound, Made, Origin, Slot};
+use crate::config::UnsafeAfterLoss;
 use crate::error::Fault;
 use crate::initialize::{self, InitializeParams, Opened};
 use crate::session::{Kind, Session, Updated, lock, millis};
@@ -201,14 +203,17 @@ async fn make(core: &Rc<Core>, session: &Arc<Session>, lost: Option<u32>) -> Mad
         }
         let generation = *generation;
         let opened = open(core, session, &record, lost.is_some()).await.map_err(not_executed)?;
+        let refuse = session.route.config.unsafe_after_loss == UnsafeAfterLoss::Refuse;
         let whole = generation == 0 || restore(core, session, &record, &opened.address).await;
+        let lossy = generation > 0 && (!whole || refuse);
         let bound = Arc::new(Bound {
             generation: generation + 1,
             route: session.route.index,
             address: opened.address,
             lists: opened.lists,
             mark: app.effects.bytes(),
-            whole,
+            lossy,
+            untold: AtomicBool::new(lossy),
             resumed: Origin::Resumed.header(generation + 1),
         });
         let sealed = bound.seal(app, session.key);

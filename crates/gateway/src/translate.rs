@@ -60,7 +60,7 @@ impl Tagger {
 
     /// A message of the upstream's, for the client.
     pub fn outward(&self, data: &[u8]) -> Outward {
-        let limits = Limits::default();
+        let limits = Limits::ANY_DEPTH;
         let Ok(envelope) = Envelope::parse(data, &limits) else { return Outward::Keep };
         let quoted = |purpose, value: &[u8]| format!("\"{}\"", self.tag(purpose, value)).into_bytes();
         match envelope.message {
@@ -131,7 +131,7 @@ impl Renamed {
 
     /// A message of the upstream's, for the caller of this request.
     pub fn outward(&self, data: &[u8]) -> Outward {
-        let limits = Limits::default();
+        let limits = Limits::ANY_DEPTH;
         let Ok(envelope) = Envelope::parse(data, &limits) else { return Outward::Keep };
         let restored = |at: Span, theirs: &str| {
             Outward::Replace(splice(data, &mut [Edit::replace(at, theirs.as_bytes())]))
@@ -161,7 +161,7 @@ impl Renamed {
 
 /// A question that no client can be asked: answered here, so that the upstream does not wait for it.
 pub fn unasked(data: &[u8]) -> Outward {
-    let limits = Limits::default();
+    let limits = Limits::ANY_DEPTH;
     match Envelope::parse(data, &limits).map(|envelope| envelope.message) {
         Ok(Message::Request { id, method, .. }) => Outward::Answer(cannot_ask(id.raw(), &method)),
         _ => Outward::Keep,

@@ -205,7 +205,7 @@ impl Looked {
 
 /// Whether the message is the response to the request with this raw id (any response, where `id` is None).
 fn is_response_to(data: &[u8], id: Option<&str>) -> bool {
-    match Envelope::parse(data, &Limits::default()).map(|envelope| envelope.message) {
+    match Envelope::parse(data, &Limits::ANY_DEPTH).map(|envelope| envelope.message) {
         Ok(Message::Response { id: Some(found), .. }) => id.is_none_or(|id| id == found.raw()),
         Ok(Message::Response { id: None, .. }) => true,
         _ => false,
@@ -296,7 +296,7 @@ async fn ask_unbounded(
     let (status, headers) = (looked.status, looked.headers.clone());
     let message = looked.response(Some(id), limit, |_| {}).await?;
     if status.is_success() {
-        let limits = Limits::default();
+        let limits = Limits::ANY_DEPTH;
         if let Ok(Envelope { message: Message::Response { outcome: Outcome::Result(span), .. }, .. }) =
             Envelope::parse(&message, &limits)
         {

@@ -28,18 +28,21 @@ const MAX_NAME_IN_ERROR: usize = 64;
 /// Bounds on what is accepted. The length of a body is bounded where it is read, not here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Deepest nesting of objects and arrays, the message object being the first level. At most
-    /// [`Limits::MAX_DEPTH`]: a larger number means that one.
+    /// Deepest nesting of objects and arrays, the message object being the first level.
     pub max_depth: usize,
 }
 
 impl Limits {
-    /// The deepest nesting that can be allowed; common parsers (`serde_json` among them) stop there too.
-    pub const MAX_DEPTH: usize = scan::MAX_LEVELS;
+    /// The deepest nesting that is of use in a request: common parsers (`serde_json` among them) stop there too.
+    pub const MAX_DEPTH: usize = 128;
+
+    /// For messages that somebody else has to understand, and that a limit here would only garble. The scanner is no
+    /// recursion, and needs a bit for each level.
+    pub const ANY_DEPTH: Limits = Limits { max_depth: usize::MAX };
 
     /// How deep the members of the message object may nest.
     fn levels_inside(self) -> usize {
-        self.max_depth.min(Self::MAX_DEPTH).saturating_sub(1)
+        self.max_depth.saturating_sub(1)
     }
 }
 
@@ -240,8 +243,8 @@ impl<'a> Envelope<'a> {
 /// Tells malformed JSON, batches and other values apart; called once the body is known not to be a message.
 #[cold]
 fn why_no_message(body: &[u8], levels: usize) -> EnvelopeError {
-    match count_elements(body, levels + 1) {
-        Err(EnvelopeError::TooDeep { .. }) => EnvelopeError::TooDeep { limit: levels + 1 },
+    match count_elements(body, levels.saturating_add(1)) {
+        Err(EnvelopeError::TooDeep { .. }) => EnvelopeError::TooDeep { limit: levels.saturating_add(1) },
         Err(error) => error,
         Ok(None | Some(1)) => EnvelopeError::NotAnObject,
         Ok(Some(_)) => EnvelopeError::Batch,
@@ -345,7 +348,7 @@ fn structured_params(text: &str, params: Option<Span>) -> Result<Option<Span>, E
 /// # Errors
 ///
 /// `DuplicateMember` when the object has the member twice, `NotAnObject` when the slice holds another value,
-/// `NotJson` and `TooDeep` (beyond [`Limits::MAX_DEPTH`]) as for the envelope.
+/// `NotJson` as for the envelope. Depth is not bounded: it was, for the message that the slice comes from.
 pub fn member(object: &[u8], name: &str) -> Result<Option<Span>, EnvelopeError> {
     let (mut found, mut repeated) = (None, false);
     each_member(object, |member| {
@@ -383,7 +386,7 @@ pub(crate) fn each_member(object: &[u8], visit: impl FnMut(Member)) -> Result<()
     if scanner.peek().is_some_and(|first| first != b'{') {
         return Err(EnvelopeError::NotAnObject);
     }
-    scanner.object(Limits::default().levels_inside(), visit)?;
+    scanner.object(Limits::ANY_DEPTH.levels_inside(), visit)?;
     scanner.end()
 }
 

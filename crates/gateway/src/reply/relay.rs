@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::SizeHint;
-use throughline_wire::envelope::{Envelope, EnvelopeError, Limits, Message};
+use throughline_wire::envelope::{Envelope, Limits, Message};
 use throughline_wire::sse::{self, IdEdit, SseDecoder};
 use tokio::time::{Instant, Sleep};
 
@@ -279,9 +279,8 @@ fn whole(mut pieces: Vec<Bytes>) -> ReplyBody {
 }
 
 fn is_response(data: &[u8]) -> bool {
-    match Envelope::parse(data, &Limits::default()).map(|envelope| envelope.message) {
-        Ok(message) => matches!(message, Message::Response { .. }),
-        // Only results nest so deep.
-        Err(error) => matches!(error, EnvelopeError::TooDeep { .. }),
-    }
+    matches!(
+        Envelope::parse(data, &Limits::ANY_DEPTH).map(|envelope| envelope.message),
+        Ok(Message::Response { .. })
+    )
 }

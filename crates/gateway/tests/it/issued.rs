@@ -88,9 +88,7 @@ const LOST: &[Row] = &[
         Answer::Stream(Box::new(move |events| {
             events.write(": welcome\n\nid: 1\ndata:\n\n");
             events.message(&error);
-            while events.is_open() {
-                std::thread::yield_now();
-            }
+            events.wait_for_close();
         }))
     }),
     suspected("Go, 200", |r| {

@@ -392,3 +392,19 @@ fn an_error_in_an_answer_for_a_shared_session_passes_even_without_its_id() {
         }
     }
 }
+
+#[test]
+fn a_result_that_nests_deeper_than_requests_may_comes_back_under_the_callers_id() {
+    let deep = format!("{}{}", "[".repeat(300), "]".repeat(300));
+    for stream in [false, true] {
+        let upstream = Upstream::start();
+        let gateway = Gw::start(&upstream);
+        let result = deep.clone();
+        upstream.script(move |request, _| {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{"deep":{result}}}}}"#, request.id());
+            (request.rpc() == "tools/call").then(|| if stream { sse(200, &body) } else { json(200, body) })
+        });
+        let expected = format!(r#"{{"jsonrpc":"2.0","id":"mine","result":{{"deep":{deep}}}}}"#);
+        assert!(gateway.client().post(call("\"mine\"", "count")).text().contains(&expected));
+    }
+}

@@ -116,9 +116,7 @@ fn a_client_that_leaves_cancels_its_request_upstream() {
         let seen = Arc::clone(&seen);
         Answer::Stream(Box::new(move |events| {
             events.message(r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{}}"#);
-            while events.is_open() {
-                std::thread::yield_now();
-            }
+            events.wait_for_close();
             seen.open();
         }))
     });

@@ -13,9 +13,7 @@ fn ask(upstream: &Upstream, id: &'static str) {
                 events.message(&format!(
                     r#"{{"jsonrpc":"2.0","id":{id},"method":"elicitation/create","params":{{"message":"sure?","_meta":{{"progressToken":{id}}}}}}}"#
                 ));
-                while events.is_open() {
-                    std::thread::yield_now();
-                }
+                events.wait_for_close();
             }))
         })
     });

@@ -165,47 +165,29 @@ fn all_calls_that_met_the_loss_are_told() {
 }
 
 #[test]
-fn probe_refuse_with_stream() {
-    let upstream = Upstream::start();
-    let gateway = Gw::start_with(&upstream, |config| {
+fn a_route_that_refuses_tells_also_when_something_else_met_the_loss() {
+    let refuse = |config: &mut throughline_gateway::Config| {
         config.routes[0].unsafe_after_loss = UnsafeAfterLoss::Refuse;
-    });
+    };
+    // A safe request.
+    let upstream = Upstream::start();
+    let gateway = Gw::start_with(&upstream, refuse);
     let session = Session::open(&gateway.client());
     assert_eq!(session.count(), "1");
-    let mut stream = session.listen();
     upstream.server().lose_sessions();
-    stream.message();
+    assert_eq!(session.post(request("1", "tools/list", "{}")).status, 200);
     assert_state_lost(&session, &upstream);
-}
-#[test]
-fn probe_refuse_after_idle() {
+    assert_eq!(session.count(), "1");
+
+    // The gateway itself, which had released the session.
     let upstream = Upstream::start();
     let gateway = Gw::start_with(&upstream, |config| {
-        config.routes[0].unsafe_after_loss = UnsafeAfterLoss::Refuse;
+        refuse(config);
         config.sessions.idle = std::time::Duration::from_millis(300);
     });
     let session = Session::open(&gateway.client());
     assert_eq!(session.count(), "1");
-    upstream.wait_until("released", |server| server.open().is_empty());
+    upstream.wait_until("the session is released", |server| server.open().is_empty());
     assert_state_lost(&session, &upstream);
-}
-#[test]
-fn probe_refuse_after_a_list() {
-    let upstream = Upstream::start();
-    let gateway = Gw::start_with(&upstream, |config| {
-        config.routes[0].unsafe_after_loss = UnsafeAfterLoss::Refuse;
-    });
-    let session = Session::open(&gateway.client());
     assert_eq!(session.count(), "1");
-    upstream.server().lose_sessions();
-    session.post(request("1", "tools/list", "{}"));
-    assert_state_lost(&session, &upstream);
-}
-#[test]
-fn probe_deep_keyed() {
-    let upstream = Upstream::start();
-    let gateway = Gw::start(&upstream);
-    upstream.script(|request, _| (request.tool() == "deep").then(|| json(200, format!(r#"{{"jsonrpc":"2.0","id":{},"result":{}{}}}"#, request.id(), "[".repeat(130), "]".repeat(130)))));
-    let answer = gateway.client().post(call("1", "deep"));
-    assert!(answer.text().contains(r#""id":1,"#), "{}", answer.text());
 }

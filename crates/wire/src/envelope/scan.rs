@@ -8,8 +8,8 @@ use std::borrow::Cow;
 
 use super::{EnvelopeError, Span};
 
-/// Deepest nesting that can be asked for: the scanner keeps one bit for each open container.
-pub(crate) const MAX_LEVELS: usize = u128::BITS as usize;
+/// Levels of nesting that are kept track of without an allocation: one bit for each open container.
+const LEVELS_AT_HAND: usize = u128::BITS as usize;
 
 /// One member of an object, as ranges into the scanned bytes.
 #[derive(Debug, Clone)]
@@ -101,8 +101,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads any value, containers of it nesting `levels` deep (at most [`MAX_LEVELS`]), and returns its
-    /// range.
+    /// Reads any value, containers of it nesting `levels` deep, and returns its range.
     ///
     /// A loop instead of recursion: the depth a client sends never becomes depth of our stack.
     pub(crate) fn value(&mut self, levels: usize) -> Result<Span, EnvelopeError> {
@@ -299,13 +298,15 @@ enum Container {
 /// Which containers are open, innermost in the lowest bit: 1 for an object, 0 for an array.
 struct OpenContainers {
     bits: u128,
+    /// The levels further out, where there are more than fit: of messages that may nest without limit.
+    outer: Vec<u128>,
     depth: usize,
     levels: usize,
 }
 
 impl OpenContainers {
     fn new(levels: usize) -> Self {
-        Self { bits: 0, depth: 0, levels: levels.min(MAX_LEVELS) }
+        Self { bits: 0, outer: Vec::new(), depth: 0, levels }
     }
 
     fn top(&self) -> Option<Container> {
@@ -316,7 +317,10 @@ impl OpenContainers {
     fn push(&mut self, container: Container) -> Result<(), EnvelopeError> {
         if self.depth == self.levels {
             // The limit of the whole message: the object around this value is a level too.
-            return Err(EnvelopeError::TooDeep { limit: self.levels + 1 });
+            return Err(EnvelopeError::TooDeep { limit: self.levels.saturating_add(1) });
+        }
+        if self.depth > 0 && self.depth.is_multiple_of(LEVELS_AT_HAND) {
+            self.outer.push(self.bits);
         }
         self.depth += 1;
         self.bits = self.bits << 1 | u128::from(container == Container::Object);
@@ -326,5 +330,8 @@ impl OpenContainers {
     fn pop(&mut self) {
         self.depth -= 1;
         self.bits >>= 1;
+        if self.depth > 0 && self.depth.is_multiple_of(LEVELS_AT_HAND) {
+            self.bits = self.outer.pop().unwrap_or_default();
+        }
     }
 }

@@ -142,6 +142,11 @@ impl Events<'_> {
         !closed
     }
 
+    /// Waits until the other side reads no more.
+    pub(crate) fn wait_for_close(&self) {
+        let _ = self.0.peek(&mut [0]);
+    }
+
     /// Resets the connection: the stream does not end, it breaks.
     pub(crate) fn reset(&mut self) {
         reset(self.0);
