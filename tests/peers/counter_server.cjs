@@ -5,48 +5,48 @@
 // on version 1 of the SDK or on version 2, which serves the modern era too. Streamable HTTP is at /mcp, and
 // beside it `GET /healthz` and `POST /drop-sessions` (forgets every session, as an expiry would).
 
-"use strict";
+'use strict';
 
-const { randomBytes, randomUUID } = require("node:crypto");
-const http = require("node:http");
-const { setTimeout: pause } = require("node:timers/promises");
-const { parseArgs } = require("node:util");
-const { z } = require("zod");
+const { randomBytes, randomUUID } = require('node:crypto');
+const http = require('node:http');
+const { setTimeout: pause } = require('node:timers/promises');
+const { parseArgs } = require('node:util');
+const { z } = require('zod');
 
 const {
   values: { port },
   positionals: [sdk],
-} = parseArgs({ options: { port: { type: "string", default: "0" } }, allowPositionals: true });
-const { McpServer, Transport, isModern, answerModern, inputRequired } = sdk === "1" ? version1() : version2();
+} = parseArgs({ options: { port: { type: 'string', default: '0' } }, allowPositionals: true });
+const { McpServer, Transport, isModern, answerModern, inputRequired } = sdk === '1' ? version1() : version2();
 
 const READ_ONLY = { readOnlyHint: true };
 const LONGEST_SLEEP_MS = 60_000;
 const PROGRESS_EVERY_MS = 100;
-const QUESTION = "What is this counter counting?";
-const ANSWER_SCHEMA = { type: "object", properties: { answer: { type: "string" } }, required: ["answer"] };
+const QUESTION = 'What is this counter counting?';
+const ANSWER_SCHEMA = { type: 'object', properties: { answer: { type: 'string' } }, required: ['answer'] };
 
 // What all sessions share, and lose with the process.
-const shared = { instance: randomBytes(8).toString("hex"), initializes: 0, initialized: 0, total: 0 };
+const shared = { instance: randomBytes(8).toString('hex'), initializes: 0, initialized: 0, total: 0 };
 // The transport of each session, by its id.
 const sessions = new Map();
 
 function version1() {
   return {
-    McpServer: require("@modelcontextprotocol/sdk/server/mcp.js").McpServer,
-    Transport: require("@modelcontextprotocol/sdk/server/streamableHttp.js").StreamableHTTPServerTransport,
+    McpServer: require('@modelcontextprotocol/sdk/server/mcp.js').McpServer,
+    Transport: require('@modelcontextprotocol/sdk/server/streamableHttp.js').StreamableHTTPServerTransport,
     isModern: () => false,
   };
 }
 
 function version2() {
-  const { McpServer, createMcpHandler, inputRequired, isLegacyRequest } = require("@modelcontextprotocol/server");
-  const { NodeStreamableHTTPServerTransport, toNodeHandler, toWebRequest } = require("@modelcontextprotocol/node");
+  const { McpServer, createMcpHandler, inputRequired, isLegacyRequest } = require('@modelcontextprotocol/server');
+  const { NodeStreamableHTTPServerTransport, toNodeHandler, toWebRequest } = require('@modelcontextprotocol/node');
   return {
     McpServer,
     inputRequired,
     Transport: NodeStreamableHTTPServerTransport,
     isModern: async (request, body) => !(await isLegacyRequest(await toWebRequest(request, body), body)),
-    answerModern: toNodeHandler(createMcpHandler(() => counterServer(), { legacy: "reject" })),
+    answerModern: toNodeHandler(createMcpHandler(() => counterServer(), { legacy: 'reject' })),
   };
 }
 
@@ -71,13 +71,13 @@ function context(extra) {
 }
 
 function structured(value) {
-  return { content: [{ type: "text", text: JSON.stringify(value) }], structuredContent: value };
+  return { content: [{ type: 'text', text: JSON.stringify(value) }], structuredContent: value };
 }
 
 // A server of one session, with the tools of the Rust one; a modern request has one to itself, and so no state.
 function counterServer() {
   let counter = 0;
-  const server = new McpServer({ name: "counter", version: "0" }, { capabilities: { logging: {} } });
+  const server = new McpServer({ name: 'counter', version: '0' }, { capabilities: { logging: {} } });
   const tool = (name, description, inputSchema, annotations, run) => {
     const config = { description, inputSchema: z.object(inputSchema), annotations };
     server.registerTool(name, config, async (input, extra) => {
@@ -87,17 +87,17 @@ function counterServer() {
   };
 
   const by = z.number().int().default(1);
-  tool("increment", "Adds to this session's counter and returns its new value.", { by }, {}, ({ by }) => {
+  tool('increment', "Adds to this session's counter and returns its new value.", { by }, {}, ({ by }) => {
     shared.total += 1;
     counter += by;
     return { value: counter };
   });
-  tool("value", "Returns this session's counter.", {}, READ_ONLY, () => ({ value: counter }));
-  tool("total", "Returns how many increments this process has executed, in all of its sessions.", {}, READ_ONLY, () => ({
+  tool('value', "Returns this session's counter.", {}, READ_ONLY, () => ({ value: counter }));
+  tool('total', 'Returns how many increments this process has executed, in all of its sessions.', {}, READ_ONLY, () => ({
     total: shared.total,
   }));
-  tool("sleep", "Waits, and tells every 100 ms how long if the caller gave a progress token.", { ms: z.number() }, READ_ONLY, sleep);
-  tool("session", "Tells which process answers and how many handshakes it has seen.", {}, READ_ONLY, (_, { session }) => ({
+  tool('sleep', 'Waits, and tells every 100 ms how long if the caller gave a progress token.', { ms: z.number() }, READ_ONLY, sleep);
+  tool('session', 'Tells which process answers and how many handshakes it has seen.', {}, READ_ONLY, (_, { session }) => ({
     pid: process.pid,
     instance: shared.instance,
     initializes: shared.initializes,
@@ -105,12 +105,12 @@ function counterServer() {
     session: session ?? null,
   }));
   const question = z.string().default(QUESTION);
-  tool("ask", "Asks the client in the middle of the call and returns its answer.", { question }, READ_ONLY, (input, context) =>
+  tool('ask', 'Asks the client in the middle of the call and returns its answer.', { question }, READ_ONLY, (input, context) =>
     ask(server, input.question, context),
   );
-  const message = { text: z.string(), level: z.string().default("info") };
-  tool("log", "Sends a log message to the client.", message, READ_ONLY, async ({ text, level }, { session }) => {
-    await server.sendLoggingMessage({ level, data: text, logger: "counter" }, session);
+  const message = { text: z.string(), level: z.string().default('info') };
+  tool('log', 'Sends a log message to the client.', message, READ_ONLY, async ({ text, level }, { session }) => {
+    await server.sendLoggingMessage({ level, data: text, logger: 'counter' }, session);
     return { sent: true };
   });
   return server;
@@ -123,7 +123,7 @@ async function sleep({ ms }, { progressToken, notify }) {
     await pause(step);
     slept += step;
     if (progressToken !== undefined) {
-      await notify({ method: "notifications/progress", params: { progressToken, progress: slept, total: whole } });
+      await notify({ method: 'notifications/progress', params: { progressToken, progress: slept, total: whole } });
     }
   }
   return { slept: whole };
@@ -144,10 +144,10 @@ async function ask(server, message, { session, ask, answers }) {
 }
 
 async function legacy(request, response, body) {
-  const id = request.headers["mcp-session-id"];
+  const id = request.headers['mcp-session-id'];
   let transport = sessions.get(id);
   if (transport === undefined && id !== undefined) {
-    return refuse(response, 404, -32001, "Session not found");
+    return refuse(response, 404, -32001, 'Session not found');
   }
   if (transport === undefined) {
     // Whatever else comes without an id is refused by the transport itself.
@@ -162,8 +162,8 @@ async function legacy(request, response, body) {
 }
 
 function refuse(response, status, code, message) {
-  response.writeHead(status, { "content-type": "application/json" });
-  response.end(JSON.stringify({ jsonrpc: "2.0", error: { code, message } }));
+  response.writeHead(status, { 'content-type': 'application/json' });
+  response.end(JSON.stringify({ jsonrpc: '2.0', error: { code, message } }));
 }
 
 async function read(request) {
@@ -182,16 +182,16 @@ async function dropSessions() {
 }
 
 const server = http.createServer(async (request, response) => {
-  if (request.url === "/healthz") return response.end("ok\n");
-  if (request.url === "/drop-sessions") {
+  if (request.url === '/healthz') return response.end('ok\n');
+  if (request.url === '/drop-sessions') {
     await dropSessions();
     return response.writeHead(204).end();
   }
-  if (request.url !== "/mcp") return response.writeHead(404).end();
-  const body = request.method === "POST" ? await read(request) : undefined;
+  if (request.url !== '/mcp') return response.writeHead(404).end();
+  const body = request.method === 'POST' ? await read(request) : undefined;
   if (await isModern(request, body)) return answerModern(request, response, body);
-  if (body?.method === "initialize") shared.initializes += 1;
-  if (body?.method === "notifications/initialized") shared.initialized += 1;
+  if (body?.method === 'initialize') shared.initializes += 1;
+  if (body?.method === 'notifications/initialized') shared.initialized += 1;
   await legacy(request, response, body);
 });
-server.listen(Number(port), "127.0.0.1");
+server.listen(Number(port), '127.0.0.1');

@@ -9,9 +9,11 @@ use throughline_store::Store;
 use throughline_wire::seal::Keys;
 use tokio::sync::watch;
 
+use crate::account::Accounts;
 use crate::config::{self, Config};
 use crate::effects::Effects;
 use crate::initialize::InitializeCache;
+use crate::principal::Directory;
 use crate::probe::EraCache;
 use crate::session::Table;
 use crate::upstream::http::Endpoint;
@@ -34,8 +36,10 @@ pub struct App {
     pub instance: String,
     /// The same, for the header.
     pub instance_header: HeaderValue,
-    /// Digest of the principal that callers without credentials have.
-    pub anonymous: [u8; 16],
+    /// The principals that the configuration knows.
+    pub directory: Directory,
+    /// What each principal has under way.
+    pub accounts: Accounts,
     /// Calls that go on without their client.
     pub detached: Arc<AtomicUsize>,
     stopping: watch::Sender<bool>,
@@ -75,7 +79,8 @@ impl App {
             sessions: Table::default(),
             instance_header: HeaderValue::from_str(&instance).unwrap_or(HeaderValue::from_static("unknown")),
             instance,
-            anonymous: first(&keys.digest("principal", &[b"anonymous"])),
+            directory: Directory::new(&config.callers, &keys),
+            accounts: Accounts::default(),
             detached: Arc::default(),
             stopping: watch::Sender::new(false),
             next_id: AtomicU64::new(1),

@@ -42,6 +42,7 @@ pub async fn run(core: Rc<Core>) {
         if now.0 >= written.0 + millis(TOUCH_EVERY) {
             write_use(&core, written).await;
             written = now;
+            app.accounts.tidy(|key| app.sessions.get(key).is_some());
             if let Err(error) = app.store.sweep(now, SWEEP_BATCH).await {
                 tracing::error!(%error, "expired records were not removed");
             }

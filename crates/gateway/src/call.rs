@@ -64,7 +64,7 @@ pub async fn run(
         }
         Kind::Issued | Kind::Isolated => (held.body.clone(), None),
     };
-    let in_flight = session.begin(core, renamed.as_ref().map(Renamed::ids));
+    let in_flight = session.begin(core, &arrived.caller, renamed.as_ref().map(Renamed::ids));
     let (mut looked, bound, origin) = hold(core, arrived, held, session, body).await?;
     if is_remembered(&held.method) && session.kind != Kind::Isolated {
         // Before the client hears of it: what it was told must survive a loss.

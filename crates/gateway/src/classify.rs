@@ -59,6 +59,19 @@ pub enum What {
     Close,
 }
 
+impl What {
+    /// The message, where there is one.
+    pub fn held(&self) -> Option<&Held> {
+        match self {
+            What::Initialize(held)
+            | What::Request(held)
+            | What::Notification(held)
+            | What::Response(held) => Some(held),
+            What::Listen(_) | What::Close => None,
+        }
+    }
+}
+
 /// A message and the places in it that may have to be changed.
 #[derive(Clone)]
 pub struct Held {
@@ -149,22 +162,30 @@ impl From<Fault> for Refused {
 pub async fn classify(app: &App, request: Request<Incoming>) -> Result<Arrived, Refused> {
     let (parts, body) = request.into_parts();
     let route = Arc::clone(app.route(parts.uri.path()).ok_or(Fault::NoRoute)?);
-    let headers = parts.headers;
+    let headers = &parts.headers;
     let what = match parts.method {
-        Method::POST => message(app, &headers, body).await?,
-        Method::GET => What::Listen(text(&headers, LAST_EVENT_ID).map(str::to_owned)),
+        Method::POST => message(app, headers, body).await?,
+        Method::GET => What::Listen(text(headers, LAST_EVENT_ID).map(str::to_owned)),
         Method::DELETE => What::Close,
         _ => return Err(Fault::Method("GET, POST, DELETE").into()),
     };
     let version = headers.get(MCP_PROTOCOL_VERSION).cloned();
-    let era = era_of(&what, text(&headers, MCP_PROTOCOL_VERSION))?;
+    let era = era_of(&what, text(headers, MCP_PROTOCOL_VERSION))?;
+    let what = match (what, era) {
+        // Only a name there: the modern era has no such method, which is for the upstream to say.
+        (What::Initialize(held), Era::Modern) => What::Request(held),
+        (what, _) => what,
+    };
     let listens = matches!(what, What::Listen(_) | What::Close);
     if listens && (era == Era::Modern || route.config.mode == Mode::Stateless) {
         return Err(Fault::Method("POST").into());
     }
-    let accepts = accepts(&route, &headers);
+    let accepts = accepts(&route, headers);
+    let caller = principal::identify(app, &route, &parts, what.held())
+        .map_err(|fault| Refused { fault, id: what.held().and_then(Held::raw_id).map(str::to_owned) })?;
+    let headers = parts.headers;
     Ok(Arrived {
-        caller: principal::identify(app, &route, &headers),
+        caller,
         session_id: headers.get(MCP_SESSION_ID).cloned(),
         route,
         what,
@@ -177,10 +198,11 @@ pub async fn classify(app: &App, request: Request<Incoming>) -> Result<Arrived, 
 
 /// The one decision about a request's era.
 fn era_of(what: &What, header: Option<&str>) -> Result<Era, Fault> {
-    let held = match what {
-        What::Request(held) | What::Notification(held) => held,
-        // `initialize` is what legacy means; a response has no `_meta` of its own.
-        What::Initialize(_) => return Ok(Era::Legacy),
+    let (held, header) = match what {
+        What::Request(held) | What::Notification(held) => (held, header),
+        // It is what legacy means, even from clients that name their newest version in the headers of all they send.
+        What::Initialize(held) => (held, None),
+        // A response has no `_meta` of its own.
         What::Response(_) | What::Listen(_) | What::Close => return Ok(request_era(header, None)),
     };
     let meta = held.param(&["_meta", META_VERSION])?;

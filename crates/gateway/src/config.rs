@@ -9,6 +9,7 @@
 //! what it accepts is said once, in the tables of `schema`; [`EXAMPLE`] explains each of them to the operator,
 //! and a test holds the two together.
 
+mod callers;
 mod error;
 mod overrides;
 mod read;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use http::Uri;
 
+pub use callers::{ApiKey, Callers, Conversation, KeyKind};
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
 pub use overrides::Overrides;
 
@@ -71,6 +73,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How long sessions live.
     pub sessions: Sessions,
+    /// Who may call, and how callers are told apart.
+    pub callers: Callers,
     /// What is served, never empty; names and paths are distinct. The unnamed route comes first.
     pub routes: Vec<Route>,
     /// Whether a configuration file was given. See [`Config::anonymous_callers_share`].
@@ -115,6 +119,12 @@ pub struct Limits {
     pub connections: usize,
     /// `limits.sessions`: sessions alive at a time, over all routes. Default 100,000.
     pub sessions: usize,
+    /// `limits.sessions_per_caller`: sessions of one identified caller in memory at a time; the idlest gives way. Default
+    /// 1,000.
+    pub sessions_per_caller: usize,
+    /// `limits.requests_per_caller`: requests of one identified caller under way at a time, streams and calls that go on
+    /// without their client included. Default 256.
+    pub requests_per_caller: usize,
     /// `limits.json_depth`: how deep a message may nest arrays and objects. Default 128, which is also the most.
     pub json_depth: usize,
 }
@@ -129,6 +139,8 @@ impl Default for Limits {
             headers: 100,
             connections: 10_000,
             sessions: 100_000,
+            sessions_per_caller: 1000,
+            requests_per_caller: 256,
             json_depth: 128,
         }
     }
@@ -366,6 +378,7 @@ impl Config {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             sessions: Sessions::default(),
+            callers: Callers::default(),
             routes: Vec::new(),
             from_file: true,
             listen_place: Place::Unknown,

@@ -33,8 +33,12 @@ pub enum Fault {
     InitializeParams,
     /// The session id is unknown: never issued, expired, deleted, or somebody else's. All the same to the caller.
     SessionUnknown,
+    /// The caller presented no key, or a wrong one.
+    Unauthorized,
     /// No more sessions can be opened now.
     TooManySessions,
+    /// The caller has too many requests under way.
+    TooManyRequests,
     /// The upstream cannot be reached, and the request was certainly not sent.
     UpstreamAway,
     /// The connection broke after the request was sent. It may have been executed.
@@ -106,6 +110,7 @@ impl Fault {
     pub fn retry_after(&self) -> Option<u32> {
         match self {
             Fault::TooManySessions | Fault::Stopping => Some(5),
+            Fault::TooManyRequests => Some(1),
             Fault::UpstreamAway | Fault::NotBound => Some(2),
             _ => None,
         }
@@ -120,9 +125,10 @@ impl Fault {
     }
 
     /// Value for `WWW-Authenticate`, of a 401.
-    pub fn challenge(&self) -> Option<&HeaderValue> {
+    pub fn challenge(&self) -> Option<HeaderValue> {
         match self {
-            Fault::Challenged(challenge) => Some(challenge),
+            Fault::Challenged(challenge) => Some(challenge.clone()),
+            Fault::Unauthorized => Some(HeaderValue::from_static("Bearer realm=\"throughline\"")),
             _ => None,
         }
     }
@@ -149,6 +155,16 @@ impl Fault {
                 StatusCode::TOO_MANY_REQUESTS,
                 code::BUSY,
                 "Too many sessions are open; end some, or try again later",
+            ),
+            Fault::TooManyRequests => row(
+                StatusCode::TOO_MANY_REQUESTS,
+                code::BUSY,
+                "Too many requests under way; wait for some to end, then try again",
+            ),
+            Fault::Unauthorized => row(
+                StatusCode::UNAUTHORIZED,
+                code::SERVER,
+                "Unauthorized: send an API key of this gateway, as x-api-key or as Authorization: Bearer",
             ),
             Fault::Stopping => row(
                 StatusCode::SERVICE_UNAVAILABLE,

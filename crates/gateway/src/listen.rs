@@ -57,7 +57,7 @@ pub async fn listen(
     if !reads_streams(&arrived.headers) {
         return Err(Fault::NotAcceptable);
     }
-    let in_use = session.begin(core, None);
+    let in_use = session.begin(core, &arrived.caller, None);
     let (bound, _) = recover::bind(core, &session, None).await?;
     let resumed = last_event_id.and_then(|id| Tagger::new(&core.app, &bound).own_event_id(id));
     let (client, channel) = mpsc::channel(QUEUE);

@@ -2,12 +2,24 @@
 //!
 //! A source address is never part of it: clients behind one address are many, and one client has many addresses.
 
-use http::HeaderMap;
-use http::header::{FORWARDED, USER_AGENT, VIA};
-use throughline_store::RecordKey;
-use throughline_wire::headers::MCP_SESSION_ID;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, FORWARDED, USER_AGENT, VIA};
+use http::request::Parts;
+use throughline_store::RecordKey;
+use throughline_wire::envelope;
+use throughline_wire::headers::MCP_SESSION_ID;
+use throughline_wire::seal::Keys;
+
+use crate::account::{Account, Turn};
 use crate::app::{App, Route, first};
+use crate::classify::Held;
+use crate::config::{Callers, KeyKind};
+use crate::error::Fault;
 
 /// Longest client product that is told apart, in bytes.
 const MAX_PRODUCT: usize = 64;
@@ -19,6 +31,8 @@ pub struct Caller {
     pub principal: [u8; 16],
     /// Whether later requests can be recognised as the same caller's.
     pub continuity: Continuity,
+    /// The principal's account, and this request in it; None for anonymous callers.
+    pub account: Option<(Arc<Account>, Arc<Turn>)>,
 }
 
 /// What a caller that echoes no session id can have.
@@ -30,22 +44,144 @@ pub enum Continuity {
     Isolated,
 }
 
-/// Recognises the caller of a request on this route.
-pub fn identify(app: &App, route: &Route, headers: &HeaderMap) -> Caller {
-    let principal = app.anonymous;
-    if headers.contains_key(MCP_SESSION_ID) {
-        // It holds its session itself: its id says whose it is.
-        return Caller { principal, continuity: Continuity::Isolated };
+/// The principals that the configuration knows.
+pub struct Directory {
+    anonymous: [u8; 16],
+    /// By SHA-256 of the key. What is looked up is a digest of what was presented, so that the time it takes says
+    /// nothing about the keys themselves.
+    keys: HashMap<[u8; 32], Known>,
+    refuses_unknown: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    principal: [u8; 16],
+    kind: KeyKind,
+}
+
+/// Who a caller turned out to be.
+#[derive(Clone, Copy)]
+enum Identity {
+    Anonymous,
+    Known(Known),
+}
+
+impl Directory {
+    /// As configured.
+    pub fn new(callers: &Callers, keys: &Keys) -> Self {
+        let principal = |kind: &[u8], name: &[u8]| first(&keys.digest("principal", &[kind, name]));
+        let known = callers.keys.iter().map(|key| {
+            let known = Known { principal: principal(b"key", key.name.as_bytes()), kind: key.kind };
+            (key.sha256, known)
+        });
+        Directory {
+            anonymous: first(&keys.digest("principal", &[b"anonymous"])),
+            keys: known.collect(),
+            refuses_unknown: callers.refuses_anonymous(),
+        }
     }
-    // Callers that came through a proxy are many, whatever the address they arrive from.
-    let continuity = if app.config.anonymous_callers_share(&route.config, is_forwarded(headers)) {
-        let conversation: &[u8] = b"";
-        let key = app.keys.digest("keyed", &[&route.digest, &principal, conversation, product(headers)]);
-        Continuity::Keyed(RecordKey(first(&key)))
-    } else {
-        Continuity::Isolated
+
+    fn identify(&self, headers: &HeaderMap) -> Result<Identity, Fault> {
+        match api_key(headers).filter(|_| !self.keys.is_empty()) {
+            // A wrong key is a mistake to be told of, also where no key would do.
+            Some(key) => self.key(key).map(Identity::Known).ok_or(Fault::Unauthorized),
+            None if self.refuses_unknown => Err(Fault::Unauthorized),
+            None => Ok(Identity::Anonymous),
+        }
+    }
+
+    fn key(&self, key: &[u8]) -> Option<Known> {
+        let presented: [u8; 32] = digest(&SHA256, key).as_ref().try_into().ok()?;
+        self.keys.get(&presented).copied()
+    }
+}
+
+/// The key that a caller presents: `x-api-key`, or Authorization with or without `Bearer` (some connectors cannot
+/// write it).
+fn api_key(headers: &HeaderMap) -> Option<&[u8]> {
+    if let Some(key) = headers.get("x-api-key") {
+        return Some(key.as_bytes());
+    }
+    let value = headers.get(AUTHORIZATION)?.as_bytes();
+    match value.split_at_checked(7) {
+        Some((scheme, key)) if scheme.eq_ignore_ascii_case(b"bearer ") => Some(key.trim_ascii()),
+        _ => Some(value),
+    }
+}
+
+/// Recognises the caller of a request on this route.
+///
+/// # Errors
+/// [`Fault::Unauthorized`] without a valid key where one is needed; [`Fault::TooManyRequests`] beyond the caller's
+/// share.
+pub fn identify(app: &App, route: &Route, parts: &Parts, held: Option<&Held>) -> Result<Caller, Fault> {
+    let identity = app.directory.identify(&parts.headers)?;
+    let (principal, account) = match identity {
+        Identity::Anonymous => (app.directory.anonymous, None),
+        Identity::Known(Known { principal, .. }) => {
+            let account = app.accounts.of(&principal);
+            let turn = account.begin(app.config.limits.requests_per_caller)?;
+            (principal, Some((account, Arc::new(turn))))
+        }
     };
-    Caller { principal, continuity }
+    // Who holds a session says so by its id.
+    let continuity = match parts.headers.contains_key(MCP_SESSION_ID) {
+        true => Continuity::Isolated,
+        false => continuity(app, route, parts, held, identity)?,
+    };
+    Ok(Caller { principal, continuity, account })
+}
+
+fn continuity(
+    app: &App,
+    route: &Route,
+    parts: &Parts,
+    held: Option<&Held>,
+    identity: Identity,
+) -> Result<Continuity, Fault> {
+    let conversation = conversation(&app.config.callers, parts, held)?;
+    let principal = match identity {
+        // Callers that came through a proxy are many, whatever the address they arrive from.
+        Identity::Anonymous => {
+            if !app.config.anonymous_callers_share(&route.config, is_forwarded(&parts.headers)) {
+                return Ok(Continuity::Isolated);
+            }
+            app.directory.anonymous
+        }
+        // One key for all users of an application: only the conversation tells them apart.
+        Identity::Known(Known { kind: KeyKind::Application, .. }) if conversation.is_none() => {
+            return Ok(Continuity::Isolated);
+        }
+        Identity::Known(Known { principal, .. }) => principal,
+    };
+    let conversation = conversation.unwrap_or_default();
+    let key = [&route.digest[..], &principal, &conversation, product(&parts.headers)];
+    Ok(Continuity::Keyed(RecordKey(first(&app.keys.digest("keyed", &key)))))
+}
+
+/// What the caller says that its conversation is: the first hint that is there.
+fn conversation<'a>(
+    callers: &Callers,
+    parts: &'a Parts,
+    held: Option<&'a Held>,
+) -> Result<Option<Cow<'a, [u8]>>, Fault> {
+    let hints = &callers.conversation;
+    let header = hints.headers.iter().find_map(|name| parts.headers.get(name));
+    if let Some(value) = header {
+        return Ok(Some(Cow::Borrowed(value.as_bytes())));
+    }
+    if let Some((held, meta)) = held.and_then(|held| Some((held, held.param(&["_meta"]).transpose()?))) {
+        let meta = &held.body[meta?];
+        for name in &hints.meta {
+            if let Ok(Some(span)) = envelope::member(meta, name) {
+                return Ok(Some(Cow::Borrowed(&meta[span])));
+            }
+        }
+    }
+    let Some(name) = &hints.query else { return Ok(None) };
+    let query = parts.uri.query().unwrap_or_default();
+    let value = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(found, _)| found == name);
+    Ok(value.map(|(_, value)| Cow::Borrowed(value.as_bytes())))
 }
 
 fn is_forwarded(headers: &HeaderMap) -> bool {

@@ -136,7 +136,7 @@ pub fn fault(app: &App, fault: &Fault, id: Option<&str>) -> Response<ReplyBody> 
         response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
     if let Some(challenge) = fault.challenge() {
-        response.headers_mut().insert(WWW_AUTHENTICATE, challenge.clone());
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     }
     response
 }

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 pub use table::Table;
 
+use crate::account::Turn;
 use crate::app::{App, Core, Route};
 use crate::binding::Slot;
 use crate::classify::{Arrived, version_of};
@@ -26,7 +27,7 @@ use crate::config::{Mode, OnStoreMiss};
 use crate::error::Fault;
 use crate::initialize::InitializeParams;
 use crate::listen::Listener;
-use crate::principal::Continuity;
+use crate::principal::{Caller, Continuity};
 use crate::probe;
 use crate::recover;
 
@@ -229,14 +230,15 @@ impl Session {
     }
 
     /// Counts a request in, under the unique id it was given, if any.
-    pub fn begin(self: &Arc<Self>, core: &Rc<Core>, ids: Option<(&str, &str)>) -> InFlight {
+    pub fn begin(self: &Arc<Self>, core: &Rc<Core>, caller: &Caller, ids: Option<(&str, &str)>) -> InFlight {
         self.touch(core.app.effects.now());
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         let ours = ids.map(|(ours, theirs)| {
             lock(&self.calls).push(Call { ours: ours.into(), theirs: theirs.into() });
             ours.into()
         });
-        InFlight { session: Arc::clone(self), core: Rc::clone(core), ours }
+        let turn = caller.account.as_ref().map(|(_, turn)| Arc::clone(turn));
+        InFlight { session: Arc::clone(self), core: Rc::clone(core), ours, _turn: turn }
     }
 
     /// The unique id of the one request in flight that the client calls `theirs`; None if there are several,
@@ -254,6 +256,7 @@ pub struct InFlight {
     session: Arc<Session>,
     core: Rc<Core>,
     ours: Option<Box<str>>,
+    _turn: Option<Arc<Turn>>,
 }
 
 impl Drop for InFlight {
@@ -297,7 +300,7 @@ pub async fn issued(core: &Rc<Core>, arrived: &Arrived, id: &HeaderValue) -> Res
     if let Some(session) = app.sessions.get(&key) {
         return if recover::is_closed(&session) { Err(Fault::SessionUnknown) } else { Ok(session) };
     }
-    app.sessions.make_room(app)?;
+    make_room(core, &arrived.caller, key)?;
     let told = |session| Session { version: Some(token.version), ..session };
     let fresh = |params: &InitializeParams| {
         told(Session::new(app, Kind::Issued, &arrived.route, key, token.principal, params))
@@ -348,7 +351,7 @@ async fn keyed(core: &Rc<Core>, arrived: &Arrived, key: RecordKey) -> Result<Arc
         }
         app.sessions.remove(&session);
     }
-    app.sessions.make_room(app)?;
+    make_room(core, &arrived.caller, key)?;
     // Many callers share it, none of them can be asked anything: it announces no capabilities.
     let fresh = |params: &InitializeParams| {
         let params = params.without_capabilities();
@@ -368,6 +371,29 @@ async fn keyed(core: &Rc<Core>, arrived: &Arrived, key: RecordKey) -> Result<Arc
         },
     };
     Ok(app.sessions.insert(session))
+}
+
+/// Sees that one more session fits, for this caller and for all. Who has to leave is the idlest, never one that is in
+/// use. A caller's own gives its upstream session back; where only memory is short, it leaves just that.
+fn make_room(core: &Rc<Core>, caller: &Caller, key: RecordKey) -> Result<(), Fault> {
+    let (sessions, limits) = (&core.app.sessions, &core.app.config.limits);
+    if let Some((account, _)) = &caller.account {
+        account.admit(key, limits.sessions_per_caller, |entered| {
+            entered.retain(|key| sessions.get(key).is_some());
+            let live =
+                entered.iter().filter_map(|key| sessions.get(key)).filter(|session| session.is_quiet());
+            let idlest = live.min_by_key(|session| session.used())?;
+            sessions.remove(&idlest);
+            let (core, leaves) = (Rc::clone(core), idlest.key);
+            tokio::task::spawn_local(async move { recover::release(&core, &idlest).await });
+            Some(leaves)
+        })?;
+    }
+    if sessions.len() >= limits.sessions {
+        let start = usize::from(core.app.effects.bytes::<1>()[0]);
+        sessions.remove(&sessions.idle_one(start).ok_or(Fault::TooManySessions)?);
+    }
+    Ok(())
 }
 
 fn isolated(core: &Rc<Core>, arrived: &Arrived) -> Arc<Session> {

@@ -16,12 +16,14 @@ pub const UNSUPPORTED_VERSION: i64 = -32022;
 
 /// The era of a request, from its `MCP-Protocol-Version` header and its `_meta` version.
 ///
-/// A modern version in either makes it modern, and nothing else does: `Mcp-Method` is sent by legacy
-/// clients too. A version is modern if it is a date from 2026-07-28 on, known here or not, so that a client
-/// of a later revision gets a modern answer (-32022) that it understands.
+/// A modern version in either makes it modern, and nothing else in the headers does: `Mcp-Method` is sent by
+/// legacy clients too. A version is modern if it is a date from 2026-07-28 on, known here or not, so that a
+/// client of a later revision gets a modern answer (-32022) that it understands. In `_meta`, where only modern
+/// requests name one, so is whatever names no legacy revision.
 #[must_use]
 pub fn request_era(header_version: Option<&str>, meta_version: Option<&str>) -> Era {
-    match [header_version, meta_version].into_iter().flatten().any(is_modern) {
+    let is_legacy = |version: &str| ProtocolVersion::LEGACY.iter().any(|known| known.as_str() == version);
+    match header_version.is_some_and(is_modern) || meta_version.is_some_and(|version| !is_legacy(version)) {
         true => Era::Modern,
         false => Era::Legacy,
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::Uri;
 use toml::de::{DeTable, Error};
 
+use super::callers;
 use super::read::{Field, Key, Reader};
 use super::value::{self, show_duration};
 use super::{
@@ -38,6 +39,7 @@ const FILE: &[Key<Config>] = &[
         f.table(&mut c.timeouts, TIMEOUTS);
     }),
     Key::new("sessions", |c, f| sessions(&mut c.sessions, f)),
+    Key::new("callers", |c, f| callers::read(&mut c.callers, f)),
     Key::new("upstream", |c, f| c.routes.insert(0, route("", f))),
     Key::new("routes", |c, f| f.each_table(|name, f| c.routes.push(named_route(name, f)))),
 ];
@@ -51,6 +53,8 @@ const LIMITS: &[Key<Limits>] = &[
     Key::new("headers", |l, f| f.count(&mut l.headers, 16..=1000)),
     Key::new("connections", |l, f| f.count(&mut l.connections, 1..=1_000_000)),
     Key::new("sessions", |l, f| f.count(&mut l.sessions, 1..=10_000_000)),
+    Key::new("sessions_per_caller", |l, f| f.count(&mut l.sessions_per_caller, 1..=10_000_000)),
+    Key::new("requests_per_caller", |l, f| f.count(&mut l.requests_per_caller, 1..=1_000_000)),
     // The most is what the parser of `throughline-wire` can do (`Limits::MAX_DEPTH`).
     Key::new("json_depth", |l, f| f.count(&mut l.json_depth, 16..=128)),
 ];
@@ -91,7 +95,7 @@ const ROUTE: &[Key<Route>] = &[
     }),
 ];
 
-/// The dotted names of all keys; those of a route stand under `upstream`.
+/// The dotted names of all keys; those of a route stand under `upstream`, NAME stands for a name that the file chooses.
 pub(super) fn known_keys() -> Vec<String> {
     fn of<T>(section: &str, keys: &[Key<T>]) -> Vec<String> {
         keys.iter().map(|key| format!("{section}{}", key.name)).collect()
@@ -102,6 +106,9 @@ pub(super) fn known_keys() -> Vec<String> {
         of("limits.", LIMITS),
         of("timeouts.", TIMEOUTS),
         of("sessions.", SESSIONS),
+        of("callers.", callers::CALLERS),
+        of("callers.keys.NAME.", callers::KEY),
+        of("callers.conversation.", callers::CONVERSATION),
     ]
     .concat()
 }

@@ -59,11 +59,12 @@ fn the_example_explains_every_key() {
     let full = example_in_full();
     let document = toml::de::DeTable::parse(&full).unwrap();
     for key in schema::known_keys() {
-        let (section, name) = key.split_once('.').unwrap_or(("", &key));
-        let table = match document.get_ref().get(section) {
-            Some(value) => value.get_ref().as_table().unwrap(),
-            None => document.get_ref(),
-        };
+        let mut table = document.get_ref();
+        let (sections, name) = key.rsplit_once('.').unwrap_or(("", &key));
+        for section in sections.split('.').filter(|section| !section.is_empty()) {
+            let found = table.iter().find(|(name, _)| section == "NAME" || name.get_ref() == section);
+            table = found.unwrap_or_else(|| panic!("{key} is missing")).1.get_ref().as_table().unwrap();
+        }
         assert!(table.contains_key(name), "{key} is missing in examples/throughline.toml");
     }
 }
@@ -84,6 +85,8 @@ head = 0x4000
 headers = 50
 connections = 7
 sessions = 8
+sessions_per_caller = 9
+requests_per_caller = 10
 json_depth = 64
 [timeouts]
 connect = "500ms"
@@ -105,6 +108,15 @@ anonymous = "shared"
 answers = "json"
 on_store_miss = "not-found"
 unsafe_after_loss = "refuse"
+[callers]
+anonymous = "allow"
+[callers.keys.robot]
+sha256 = "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD"
+kind = "application"
+[callers.conversation]
+headers = ["X-Conversation"]
+meta = ["a/b", "c"]
+query = "conversation"
 "#;
 
 #[test]
@@ -125,6 +137,8 @@ fn every_key_is_read() {
             headers: 50,
             connections: 7,
             sessions: 8,
+            sessions_per_caller: 9,
+            requests_per_caller: 10,
             json_depth: 64,
         },
         timeouts: Timeouts {
@@ -153,6 +167,23 @@ fn every_key_is_read() {
                 unsafe_after_loss: UnsafeAfterLoss::Refuse,
             },
         ],
+        callers: Callers {
+            anonymous: Some(true),
+            keys: vec![ApiKey {
+                name: "robot".into(),
+                sha256: data_encoding::HEXLOWER
+                    .decode(b"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+                    .unwrap()
+                    .try_into()
+                    .unwrap(),
+                kind: KeyKind::Application,
+            }],
+            conversation: Conversation {
+                headers: vec!["x-conversation".into()],
+                meta: vec!["a/b".into(), "c".into()],
+                query: Some("conversation".into()),
+            },
+        },
         from_file: true,
         listen_place: Place::File { name: "t.toml".into(), line: 2 },
     };
@@ -425,4 +456,36 @@ fn the_state_directory_is_found_by_the_environment() {
     ] {
         assert_eq!(default_state_dir(&env(variables)), dir.map(PathBuf::from));
     }
+}
+
+#[test]
+fn callers_are_refused_by_default_only_where_there_are_keys() {
+    assert!(!parse("").callers.refuses_anonymous());
+    assert!(parse("[callers]\nanonymous = \"refuse\"").callers.refuses_anonymous());
+    let key = format!("callers.keys.a.sha256 = \"{}\"\n", "0f".repeat(32));
+    assert!(parse(&key).callers.refuses_anonymous());
+    assert!(!parse(&format!("{key}callers.anonymous = \"allow\"")).callers.refuses_anonymous());
+}
+
+#[test]
+fn keys_are_digests_and_each_is_one_callers() {
+    assert_eq!(
+        error("callers.keys.alice = {}"),
+        "t.toml:1: callers.keys.alice: sha256 is missing: write sha256 = \"...\", what `printf %s KEY | sha256sum` says"
+    );
+    // What was written in place of the digest may be the key.
+    assert_eq!(
+        error("callers.keys.alice.sha256 = \"hunter2\""),
+        "t.toml:1: callers.keys.alice.sha256: not a SHA-256 digest: write the 64 hex digits of \
+         `printf %s KEY | sha256sum`"
+    );
+    let digest = "0f".repeat(32);
+    assert_eq!(
+        error(&format!("[callers.keys]\na.sha256 = \"{digest}\"\nb.sha256 = \"{digest}\"")),
+        "t.toml:1: callers.keys: b and a are the same key"
+    );
+    assert_eq!(
+        error("callers.conversation.headers = [\"a b\"]"),
+        "t.toml:1: callers.conversation.headers: \"a b\" is not a header name"
+    );
 }

@@ -7,8 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use throughline_store::RecordKey;
 
 use super::{Session, lock};
-use crate::app::App;
-use crate::error::Fault;
 use crate::initialize::InitializeParams;
 
 /// Live sessions of this process, and the `initialize` parameters of those that have not begun yet.
@@ -123,12 +121,8 @@ impl Table {
         found
     }
 
-    /// Sees that one more session fits: the idlest of a sample leaves memory, not the store.
-    pub(super) fn make_room(&self, app: &App) -> Result<(), Fault> {
-        if self.len() < app.config.limits.sessions {
-            return Ok(());
-        }
-        let start = usize::from(app.effects.bytes::<1>()[0]);
+    /// The idlest of a sample of sessions that nobody uses, beginning at some shard.
+    pub(super) fn idle_one(&self, start: usize) -> Option<Arc<Session>> {
         let mut sample: Vec<Arc<Session>> = Vec::new();
         for offset in 0..SHARDS {
             let shard = lock(&self.shards[(start + offset) % SHARDS]);
@@ -137,8 +131,6 @@ impl Table {
                 break;
             }
         }
-        let idlest = sample.iter().min_by_key(|session| session.used()).ok_or(Fault::TooManySessions)?;
-        self.remove(idlest);
-        Ok(())
+        sample.into_iter().min_by_key(|session| session.used())
     }
 }

@@ -7,6 +7,7 @@
 mod harness;
 
 mod at_most_once;
+mod callers;
 mod hostile;
 mod ids;
 mod issued;

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::harness::{
-    Answer, Client, Clock, Gate, Gw, Request, Upstream, call, json, refused, request, rpc_error,
+    Answer, Client, Clock, Gate, Gw, Request, Upstream, call, initialize_body, json, refused, request,
+    rpc_error,
 };
 use throughline_gateway::Config;
 
@@ -82,6 +83,33 @@ fn the_version_may_stand_in_the_body_alone() {
     let body = request("1", "tools/list", &format!("{{{META}}}"));
     assert_eq!(gateway.client().post(body).status, 200);
     assert_eq!((upstream.count("initialize"), upstream.count("server/discover")), (0, 1));
+}
+
+#[test]
+fn what_the_modern_era_does_not_have_is_refused_by_the_upstream() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let refusal = rpc_error("1", -32601, "Method not found");
+    let answer = refusal.clone();
+    speaks_modern(&upstream, move |_| json(404, answer.clone()));
+    let unknown = META.replace("2026-07-28", "v999.0.0");
+    for (client, method, meta) in [
+        (modern(&gateway.client()), "initialize", META),
+        (gateway.client(), "tools/list", unknown.as_str()),
+        (gateway.client().with("mcp-protocol-version", "v999.0.0"), "tools/list", unknown.as_str()),
+    ] {
+        let answer = client.post(request("1", method, &format!("{{{meta}}}")));
+        assert_eq!((answer.status, answer.text()), (404, refusal.clone()), "{method} {meta}");
+    }
+    assert_eq!(upstream.methods(), ["server/discover", "initialize", "tools/list", "tools/list"]);
+}
+
+#[test]
+fn initialize_is_legacy_whatever_its_headers_say() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let hello = modern(&gateway.client()).post(initialize_body("2025-11-25", "{}"));
+    assert_eq!((hello.status, hello.headers.get("mcp-session-id").is_some()), (200, true));
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn versions_have_one_name_one_code_and_the_order_of_their_dates() {
 }
 
 #[test]
-fn a_request_is_modern_by_a_modern_version_only() {
+fn a_request_is_modern_by_its_version_only() {
     for (header, meta, era) in [
         (None, None, Era::Legacy),
         (Some("2025-11-25"), None, Era::Legacy),
@@ -34,7 +34,10 @@ fn a_request_is_modern_by_a_modern_version_only() {
         (Some("2026-07-28 "), None, Era::Legacy),
         (Some("2026-07-2é"), None, Era::Legacy),
         (Some("DRAFT-2026-v1"), None, Era::Legacy),
-        (Some("latest"), Some(""), Era::Legacy),
+        (Some("latest"), None, Era::Legacy),
+        (None, Some("2025-11-25"), Era::Legacy),
+        (Some("2025-11-25"), Some("v999.0.0"), Era::Modern),
+        (None, Some(""), Era::Modern),
     ] {
         assert_eq!(request_era(header, meta), era, "{header:?} {meta:?}");
     }
