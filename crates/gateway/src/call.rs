@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, Method};
-use throughline_store::{Record, RestoreStep};
-use throughline_wire::envelope::{self, Envelope, Limits, Message, Outcome};
+use throughline_store::Record;
+use throughline_wire::envelope::{Envelope, Limits, Message};
 use throughline_wire::headers::{
     LAST_EVENT_ID, MCP_METHOD, MCP_NAME, MCP_PARAM_PREFIX, MCP_PROTOCOL_VERSION,
 };
@@ -20,11 +20,11 @@ use crate::app::{Core, Route};
 use crate::binding::{Bound, Origin};
 use crate::classify::{Arrived, Held};
 use crate::error::Fault;
-use crate::recover;
 use crate::session::{InFlight, Kind, Session};
 use crate::translate::{Renamed, Tagger};
 use crate::upstream::http::SendError;
 use crate::upstream::{self, ACCEPT_BOTH, Address, JSON, Looked};
+use crate::{recover, restore};
 
 /// An answer on its way to the client, with what it has to be translated by.
 pub struct Answered {
@@ -66,10 +66,10 @@ pub async fn run(
     };
     let in_flight = session.begin(core, &arrived.caller, renamed.as_ref().map(Renamed::ids));
     let (mut looked, bound, origin) = hold(core, arrived, held, session, body).await?;
-    if is_remembered(&held.method) && session.kind != Kind::Isolated {
+    if let Some(step) = restore::step_of(core, session, held) {
         // Before the client hears of it: what it was told must survive a loss.
-        looked.read_on().await.map_err(upstream::fault_of)?;
-        remember(core, session, held, &looked.beginning()).await;
+        looked.read_on(core.app.config.limits.answer_bytes).await.map_err(upstream::fault_of)?;
+        restore::remember(core, session, step, &looked.message()).await;
     }
     let translate = match (session.kind, renamed) {
         (Kind::Issued, _) => Translate::Tagged(Tagger::new(&core.app, &bound)),
@@ -87,21 +87,24 @@ async fn hold(
     session: &Arc<Session>,
     body: Bytes,
 ) -> Result<(Looked, Arc<Bound>, Origin), Fault> {
-    let repeatable = method::is_repeatable(&held.method);
     let (mut bound, mut origin) = recover::bind(core, session, None).await?;
     let mut recovered = false;
     let mut broke = false;
     loop {
         // Calls that met the loss hear of it, and whoever restored the session, the first that comes after.
-        if !repeatable && ((recovered && bound.lossy) || bound.untold.load(Ordering::Relaxed)) {
+        let news = (recovered && bound.lossy) || bound.untold.load(Ordering::Relaxed);
+        if news && !restore::is_repeatable(core, session, &bound, held).await {
             bound.untold.store(false, Ordering::Relaxed);
             return Err(Fault::StateLost);
         }
         let headers = headers(arrived, session.kind, &bound.address);
         let looked = match send(core, &session.route, headers, body.clone()).await {
             Ok(looked) => looked,
-            Err(SendError::Broken(error)) if repeatable && !broke => {
-                tracing::debug!(error, method = &*held.method, "safe to repeat: sent again");
+            Err(error @ SendError::Broken(_)) if !broke => {
+                if !restore::is_repeatable(core, session, &bound, held).await {
+                    return Err(upstream::fault_of(error));
+                }
+                tracing::debug!(%error, method = &*held.method, "safe to repeat: sent again");
                 broke = true;
                 continue;
             }
@@ -292,44 +295,3 @@ pub fn listen_headers(arrived: &HeaderMap, address: &Address, last_event_id: Opt
     }
     headers
 }
-
-/// Whether a successful request changes what a recovery has to restore.
-fn is_remembered(method: &str) -> bool {
-    matches!(method, method::SET_LEVEL | method::SUBSCRIBE | method::UNSUBSCRIBE)
-}
-
-/// Notes such a request, once the upstream has answered it with a result.
-async fn remember(core: &Core, session: &Session, held: &Held, response: &[u8]) {
-    let limits = Limits::ANY_DEPTH;
-    let succeeded = matches!(
-        Envelope::parse(response, &limits).map(|envelope| envelope.message),
-        Ok(Message::Response { outcome: Outcome::Result(_), .. })
-    );
-    let Some(params) = held.raw_params().filter(|_| succeeded) else { return };
-    let uri =
-        envelope::member(params, "uri").ok().flatten().and_then(|span| envelope::string_value(&params[span]));
-    let key = match &*held.method {
-        method::SET_LEVEL => method::SET_LEVEL.to_owned(),
-        // A resource's URI may be as secret as what is in it.
-        _ => {
-            let uri = core.app.keys.digest("restore", &[uri.unwrap_or_default().as_bytes()]);
-            format!("{} {}", method::SUBSCRIBE, data_encoding::HEXLOWER.encode(&uri[..16]))
-        }
-    };
-    let step = (&*held.method != method::UNSUBSCRIBE).then(|| RestoreStep {
-        key: key.clone(),
-        method: held.method.to_string(),
-        params: core.app.keys.seal_secret(&session.key.0, params, core.app.effects.bytes()),
-    });
-    let change = |record: &mut Record| {
-        record.restore.retain(|known| known.key != key);
-        if record.restore.len() < MAX_RESTORE {
-            record.restore.extend(step.clone());
-        }
-        true
-    };
-    session.update(&core.app, change).await;
-}
-
-/// Steps kept for one session. Further subscriptions work, but are not restored.
-const MAX_RESTORE: usize = 256;

@@ -227,6 +227,13 @@ pub struct Route {
     /// `unsafe_after_loss`: what becomes of a request that is not safe to repeat when it meets a lost session
     /// and certainly was not executed. Default [`UnsafeAfterLoss::Replay`].
     pub unsafe_after_loss: UnsafeAfterLoss,
+    /// `restore.calls`: tools that set a session up. After a loss, the last successful call of each is made again, in
+    /// the order in which they were made. Default: none.
+    pub restore_calls: Vec<String>,
+    /// `trust_annotations`: whether a tool that says of itself that it only reads, or that repeating it changes
+    /// nothing (`readOnlyHint`, `idempotentHint`), is believed. Default: no, since the specification calls annotations
+    /// untrusted.
+    pub trust_annotations: bool,
 }
 
 impl Route {
@@ -241,6 +248,8 @@ impl Route {
             answers: Answers::AsUpstream,
             on_store_miss: OnStoreMiss::Rebuild,
             unsafe_after_loss: UnsafeAfterLoss::Replay,
+            restore_calls: Vec::new(),
+            trust_annotations: false,
         }
     }
 }

@@ -34,6 +34,7 @@ pub mod principal;
 pub mod probe;
 pub mod recover;
 pub mod reply;
+pub mod restore;
 pub mod serve;
 pub mod session;
 pub mod sockets;

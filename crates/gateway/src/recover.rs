@@ -19,8 +19,9 @@ use crate::binding::{Bound, Made, Origin, Slot};
 use crate::config::UnsafeAfterLoss;
 use crate::error::Fault;
 use crate::initialize::{self, InitializeParams, Opened};
+use crate::restore;
 use crate::session::{Kind, Session, Updated, lock, millis};
-use crate::upstream::{self, Address, Own};
+use crate::upstream;
 
 /// First pause after a failed attempt, doubled up to [`BACKOFF_MAX`]. Requests wait it out.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -204,7 +205,7 @@ async fn make(core: &Rc<Core>, session: &Arc<Session>, lost: Option<u32>) -> Mad
         let generation = *generation;
         let opened = open(core, session, &record, lost.is_some()).await.map_err(not_executed)?;
         let refuse = session.route.config.unsafe_after_loss == UnsafeAfterLoss::Refuse;
-        let whole = generation == 0 || restore(core, session, &record, &opened.address).await;
+        let whole = generation == 0 || restore::replay(core, session, &record, &opened.address).await;
         let lossy = generation > 0 && (!whole || refuse);
         let bound = Arc::new(Bound {
             generation: generation + 1,
@@ -286,27 +287,6 @@ async fn initialized(core: &Rc<Core>, session: &Session, opened: &Opened) -> Res
     let endpoint = core.endpoint(&session.route);
     let status = upstream::tell(endpoint, &opened.address, message).await.map_err(upstream::fault_of)?;
     if status.is_success() { Ok(()) } else { Err(Fault::InitializeRefused(status.as_u16())) }
-}
-
-/// Does again, in order, what the client had set up in the session. False when a step fails.
-async fn restore(core: &Rc<Core>, session: &Session, record: &Record, address: &Address) -> bool {
-    let app = &core.app;
-    let mut whole = true;
-    for step in &record.restore {
-        let id = app.unique_id();
-        let Some(params) = app.keys.open_secret(&session.key.0, &step.params) else {
-            whole = false;
-            continue;
-        };
-        let body = jsonrpc::request(&id, &step.method, Some(&params));
-        let limit = app.config.limits.answer_bytes;
-        let done = upstream::ask(core.endpoint(&session.route), address, &id, body, limit).await;
-        if !matches!(done, Ok(Own::Result(..))) {
-            tracing::warn!(session = app.log_id(&session.key.0), step = step.method, "not restored");
-            whole = false;
-        }
-    }
-    whole
 }
 
 /// Gives the upstream session back, and keeps ours: the next request opens another.

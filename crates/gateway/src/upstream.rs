@@ -116,32 +116,54 @@ impl Looked {
         Ok(Looked { status, headers, head: Head::Events(decoder, frames), body })
     }
 
-    /// Reads on to the response, keeping what comes before it. Of a body that is no stream the beginning is enough.
-    pub async fn read_on(&mut self) -> Result<(), SendError> {
-        let Head::Events(decoder, frames) = &mut self.head else { return Ok(()) };
-        let is_response = |frame: &Frame| {
-            frame.is_message() && frame.data().is_some_and(|data| is_response_to(&data, None))
-        };
-        while !frames.last().is_some_and(is_response) {
-            match next_frame(&mut self.body, decoder).await? {
-                Some(frame) => frames.push(frame),
-                None => break,
+    /// Reads on to the response, keeping what comes before it; of a body that is no stream, all of it, up to `limit`
+    /// bytes.
+    pub async fn read_on(&mut self, limit: usize) -> Result<(), SendError> {
+        match &mut self.head {
+            Head::Plain(pieces) => {
+                let mut len: usize = pieces.iter().map(Bytes::len).sum();
+                while len < limit {
+                    let Some(piece) = self.body.chunk().await else { break };
+                    let piece = piece.map_err(|error| SendError::Broken(error.to_string()))?;
+                    len += piece.len();
+                    pieces.push(piece);
+                }
+            }
+            Head::Events(decoder, frames) => {
+                let is_response = |frame: &Frame| {
+                    frame.is_message() && frame.data().is_some_and(|data| is_response_to(&data, None))
+                };
+                while !frames.last().is_some_and(is_response) {
+                    match next_frame(&mut self.body, decoder).await? {
+                        Some(frame) => frames.push(frame),
+                        None => break,
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    /// The bytes that the session-loss table judges.
-    pub fn beginning(&self) -> Cow<'_, [u8]> {
+    /// The last message that has been read.
+    pub fn message(&self) -> Cow<'_, [u8]> {
         match &self.head {
             Head::Plain(pieces) => match pieces.as_slice() {
-                [] => Cow::Borrowed(&[]),
-                [one] => Cow::Borrowed(&one[..one.len().min(HEAD_BYTES)]),
+                [one] => Cow::Borrowed(one),
                 many => Cow::Owned(many.concat()),
             },
             Head::Events(_, frames) => {
                 frames.iter().rev().find(|f| f.is_message()).and_then(Frame::data).unwrap_or_default()
             }
+        }
+    }
+
+    /// The bytes that the session-loss table judges.
+    pub fn beginning(&self) -> Cow<'_, [u8]> {
+        match self.message() {
+            Cow::Borrowed(message) if !self.is_stream() => {
+                Cow::Borrowed(&message[..message.len().min(HEAD_BYTES)])
+            }
+            message => message,
         }
     }
 

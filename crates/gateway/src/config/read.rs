@@ -162,6 +162,14 @@ impl Field<'_, '_> {
         }
     }
 
+    /// `true` or `false`.
+    pub(super) fn flag(&mut self, into: &mut bool) {
+        match self.value.get_ref() {
+            DeValue::Boolean(flag) => *into = *flag,
+            _ => self.wrong_type("true or false"),
+        }
+    }
+
     /// A whole number within `range`.
     pub(super) fn count(&mut self, into: &mut usize, range: RangeInclusive<usize>) {
         let DeValue::Integer(number) = self.value.get_ref() else {

@@ -93,7 +93,14 @@ const ROUTE: &[Key<Route>] = &[
         let choices = [("replay", UnsafeAfterLoss::Replay), ("refuse", UnsafeAfterLoss::Refuse)];
         f.choice(&mut r.unsafe_after_loss, &choices);
     }),
+    Key::new("restore", |r, f| {
+        f.table(r, RESTORE);
+    }),
+    Key::new("trust_annotations", |r, f| f.flag(&mut r.trust_annotations)),
 ];
+
+const RESTORE: &[Key<Route>] =
+    &[Key::new("calls", |r, f| f.list(&mut r.restore_calls, "tool names", value::tool_name))];
 
 /// The dotted names of all keys; those of a route stand under `upstream`, NAME stands for a name that the file chooses.
 pub(super) fn known_keys() -> Vec<String> {
@@ -103,6 +110,7 @@ pub(super) fn known_keys() -> Vec<String> {
     [
         of("", FILE),
         of("upstream.", ROUTE),
+        of("upstream.restore.", RESTORE),
         of("limits.", LIMITS),
         of("timeouts.", TIMEOUTS),
         of("sessions.", SESSIONS),

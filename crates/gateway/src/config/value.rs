@@ -196,6 +196,14 @@ pub(super) fn origin(text: &str) -> Result<String, ValueError> {
     Ok(format!("{scheme}://{}", host.strip_suffix(default_port).unwrap_or(&host)))
 }
 
+/// The name of a tool: anything but nothing, since servers choose it.
+pub(super) fn tool_name(text: &str) -> Result<String, ValueError> {
+    match text.is_empty() {
+        true => Err(ValueError("\"\" is not the name of a tool".to_owned())),
+        false => Ok(text.to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

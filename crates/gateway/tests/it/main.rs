@@ -16,6 +16,7 @@ mod modern;
 mod process;
 mod questions;
 mod restored;
+mod setup_calls;
 mod single_flight;
 mod stateless;
 mod streams;
