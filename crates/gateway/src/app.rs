@@ -13,6 +13,7 @@ use crate::config::{self, Config};
 use crate::effects::Effects;
 use crate::initialize::InitializeCache;
 use crate::probe::EraCache;
+use crate::room::Room;
 use crate::session::Table;
 use crate::upstream::http::Endpoint;
 
@@ -38,6 +39,8 @@ pub struct App {
     pub anonymous: [u8; 16],
     /// Calls that go on without their client.
     pub detached: Arc<AtomicUsize>,
+    /// How much is being answered.
+    pub room: Room,
     stopping: watch::Sender<bool>,
     next_id: AtomicU64,
 }
@@ -77,6 +80,7 @@ impl App {
             instance,
             anonymous: first(&keys.digest("principal", &[b"anonymous"])),
             detached: Arc::default(),
+            room: Room::default(),
             stopping: watch::Sender::new(false),
             next_id: AtomicU64::new(1),
             config,

@@ -11,6 +11,10 @@ use throughline_wire::version::ProtocolVersion;
 /// A failure of the gateway's own, as the client will see it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
+    /// The request names no host, or several.
+    NoHost,
+    /// The request has more headers than the limit.
+    TooManyHeaders,
     /// The Host header names no host of this gateway (DNS rebinding).
     BadHost,
     /// The Origin is not allowed, or the browser says that the request is cross-site.
@@ -33,6 +37,8 @@ pub enum Fault {
     InitializeParams,
     /// The session id is unknown: never issued, expired, deleted, or somebody else's. All the same to the caller.
     SessionUnknown,
+    /// As many requests are being answered as the limit allows.
+    TooManyRequests,
     /// No more sessions can be opened now.
     TooManySessions,
     /// The upstream cannot be reached, and the request was certainly not sent.
@@ -106,7 +112,7 @@ impl Fault {
     pub fn retry_after(&self) -> Option<u32> {
         match self {
             Fault::TooManySessions | Fault::Stopping => Some(5),
-            Fault::UpstreamAway | Fault::NotBound => Some(2),
+            Fault::UpstreamAway | Fault::NotBound | Fault::TooManyRequests => Some(2),
             _ => None,
         }
     }
@@ -130,7 +136,9 @@ impl Fault {
     fn row(&self) -> Row {
         let row = |status, code, text: &str| Row { status, code, text: text.to_owned(), data: None };
         match self {
-            Fault::BadHost
+            Fault::NoHost
+            | Fault::TooManyHeaders
+            | Fault::BadHost
             | Fault::BadOrigin
             | Fault::NoRoute
             | Fault::Method(_)
@@ -144,6 +152,11 @@ impl Fault {
                 StatusCode::NOT_FOUND,
                 code::SESSION_NOT_FOUND,
                 "Session not found: it was ended, has expired, or is not yours; send initialize to open a new one",
+            ),
+            Fault::TooManyRequests => row(
+                StatusCode::TOO_MANY_REQUESTS,
+                code::BUSY,
+                "Too many requests are being answered; try again in a moment",
             ),
             Fault::TooManySessions => row(
                 StatusCode::TOO_MANY_REQUESTS,
@@ -174,6 +187,16 @@ impl Fault {
     /// The rows that say what is wrong with the request.
     fn bad_request(&self) -> Row {
         let (status, code, text) = match self {
+            Fault::NoHost => (
+                StatusCode::BAD_REQUEST,
+                code::INVALID_REQUEST,
+                "The request does not say which host it is for; send one Host header".into(),
+            ),
+            Fault::TooManyHeaders => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                code::INVALID_REQUEST,
+                "The request has too many headers; send fewer".into(),
+            ),
             Fault::BadHost => (
                 StatusCode::FORBIDDEN,
                 code::SERVER,
@@ -197,7 +220,7 @@ impl Fault {
             Fault::ContentType => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 code::SERVER,
-                "Unsupported media type: send the message with content-type application/json".into(),
+                "Unsupported media type: send the message with content-type application/json, not compressed".into(),
             ),
             Fault::NotAcceptable => (
                 StatusCode::NOT_ACCEPTABLE,
