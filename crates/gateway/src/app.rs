@@ -15,6 +15,7 @@ use crate::effects::Effects;
 use crate::initialize::InitializeCache;
 use crate::principal::Directory;
 use crate::probe::EraCache;
+use crate::room::Room;
 use crate::session::Table;
 use crate::upstream::http::Endpoint;
 
@@ -42,6 +43,8 @@ pub struct App {
     pub accounts: Accounts,
     /// Calls that go on without their client.
     pub detached: Arc<AtomicUsize>,
+    /// How much is being answered.
+    pub room: Room,
     stopping: watch::Sender<bool>,
     next_id: AtomicU64,
 }
@@ -82,6 +85,7 @@ impl App {
             directory: Directory::new(&config.callers, &keys),
             accounts: Accounts::default(),
             detached: Arc::default(),
+            room: Room::default(),
             stopping: watch::Sender::new(false),
             next_id: AtomicU64::new(1),
             config,

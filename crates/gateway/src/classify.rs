@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request};
+use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -18,6 +19,7 @@ use throughline_wire::version::{ASSUMED, Era, ProtocolVersion};
 use crate::app::{App, Route};
 use crate::config::{Answers, Mode};
 use crate::error::Fault;
+use crate::peer::{self, Peer};
 use crate::principal::{self, Caller};
 
 /// The reserved `_meta` member of revision 2026-07-28 that names the version of a request.
@@ -27,6 +29,8 @@ const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 pub struct Arrived {
     /// Where it came in.
     pub route: Arc<Route>,
+    /// The other end of its connection.
+    pub peer: Peer,
     /// Who sent it.
     pub caller: Caller,
     /// What it is.
@@ -132,6 +136,11 @@ impl Arrived {
         }
     }
 
+    /// Scheme and authority at which the client reached the gateway.
+    pub fn external_base(&self, app: &App) -> String {
+        peer::external_base(&app.config, self.peer, &self.headers)
+    }
+
     /// The message, where there is one.
     pub fn held(&self) -> Option<&Held> {
         match &self.what {
@@ -159,8 +168,7 @@ impl From<Fault> for Refused {
 }
 
 /// Reads and checks one HTTP request.
-pub async fn classify(app: &App, request: Request<Incoming>) -> Result<Arrived, Refused> {
-    let (parts, body) = request.into_parts();
+pub async fn classify(app: &App, peer: Peer, parts: Parts, body: &mut Incoming) -> Result<Arrived, Refused> {
     let route = Arc::clone(app.route(parts.uri.path()).ok_or(Fault::NoRoute)?);
     let headers = &parts.headers;
     let what = match parts.method {
@@ -185,6 +193,7 @@ pub async fn classify(app: &App, request: Request<Incoming>) -> Result<Arrived, 
         .map_err(|fault| Refused { fault, id: what.held().and_then(Held::raw_id).map(str::to_owned) })?;
     let headers = parts.headers;
     Ok(Arrived {
+        peer,
         caller,
         session_id: headers.get(MCP_SESSION_ID).cloned(),
         route,
@@ -210,8 +219,8 @@ fn era_of(what: &What, header: Option<&str>) -> Result<Era, Fault> {
     Ok(request_era(header, meta.as_deref()))
 }
 
-async fn message(app: &App, headers: &HeaderMap, body: Incoming) -> Result<What, Refused> {
-    if !is_json(headers) {
+async fn message(app: &App, headers: &HeaderMap, body: &mut Incoming) -> Result<What, Refused> {
+    if !is_json(headers) || is_encoded(headers) {
         return Err(Fault::ContentType.into());
     }
     // A client that dribbles holds a connection and memory; what it may take for the head is enough for the rest.
@@ -250,7 +259,7 @@ fn unwrapped(body: Bytes, limits: &Limits) -> Result<Bytes, Fault> {
     Ok(body.slice(object))
 }
 
-async fn read_body(mut body: Incoming, limit: usize) -> Result<Bytes, Fault> {
+async fn read_body(body: &mut Incoming, limit: usize) -> Result<Bytes, Fault> {
     if body.size_hint().lower() > limit as u64 {
         return Err(Fault::BodyTooLarge(limit));
     }
@@ -280,6 +289,10 @@ fn is_json(headers: &HeaderMap) -> bool {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = value.split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json")
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_ENCODING).iter().any(|coding| coding != "identity")
 }
 
 fn accepts(route: &Route, headers: &HeaderMap) -> Accepts {

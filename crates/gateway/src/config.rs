@@ -25,6 +25,8 @@ use std::time::Duration;
 
 use http::Uri;
 
+use crate::peer::Network;
+
 pub use callers::{ApiKey, Callers, Conversation, KeyKind};
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
 pub use overrides::Overrides;
@@ -67,6 +69,11 @@ pub struct Config {
     /// Values of `Origin` that are accepted, as a browser sends them (`scheme://host[:port]`, in lower case, no
     /// default port), on top of the loopback origins while the gateway listens on loopback. Default: none.
     pub allowed_origins: Vec<String>,
+    /// The proxies whose word about the client is believed (`Forwarded`, `X-Forwarded-*`), by the address that they
+    /// connect from. Default: none.
+    pub trusted_proxies: Vec<Network>,
+    /// TLS toward clients. Default (`None`): plain HTTP.
+    pub tls: Option<Tls>,
     /// How much a peer may send or hold.
     pub limits: Limits,
     /// How long the gateway waits.
@@ -101,6 +108,24 @@ impl std::str::FromStr for StoreUrl {
     }
 }
 
+/// TLS toward clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// `tls.certificate`: a PEM file, the gateway's certificate first and then those that vouch for it.
+    pub certificate: PathBuf,
+    /// `tls.key`: a PEM file with the certificate's private key.
+    pub key: PathBuf,
+    /// `tls.reload`: how often the files are looked at; a changed pair serves the connections that follow.
+    /// Default 5 s.
+    pub reload: Duration,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { certificate: PathBuf::new(), key: PathBuf::new(), reload: Duration::from_secs(5) }
+    }
+}
+
 /// How much a peer may send or hold. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -117,6 +142,11 @@ pub struct Limits {
     pub headers: usize,
     /// `limits.connections`: client connections open at a time, over all workers. Default 10,000.
     pub connections: usize,
+    /// `limits.requests`: requests that are being answered at a time, over all connections, without streams that
+    /// only listen. Default 4096.
+    pub requests: usize,
+    /// `limits.streams`: streams that listen (GET), open at a time. Default 10,000.
+    pub streams: usize,
     /// `limits.sessions`: sessions alive at a time, over all routes. Default 100,000.
     pub sessions: usize,
     /// `limits.sessions_per_caller`: sessions of one identified caller in memory at a time; the idlest gives way. Default
@@ -138,6 +168,8 @@ impl Default for Limits {
             header_bytes: 32 * KIB,
             headers: 100,
             connections: 10_000,
+            requests: 4096,
+            streams: 10_000,
             sessions: 100_000,
             sessions_per_caller: 1000,
             requests_per_caller: 256,
@@ -161,6 +193,9 @@ pub struct Timeouts {
     /// how long a connection without a request is kept. Default 75 s, since clients that keep connections expect
     /// a server to keep them for a minute.
     pub request_read: Duration,
+    /// `timeouts.answer_write`: how long a client may take nothing of the answer that is there for it, before it is
+    /// cut off. Default 60 s.
+    pub answer_write: Duration,
     /// `timeouts.shutdown`: how long requests in flight may go on after a signal to stop. Default 20 s, which is
     /// within the 30 s that Kubernetes allows.
     pub shutdown: Duration,
@@ -173,6 +208,7 @@ impl Default for Timeouts {
             first_byte: minutes(5),
             call: hours(1),
             request_read: Duration::from_secs(75),
+            answer_write: minutes(1),
             shutdown: Duration::from_secs(20),
         }
     }
@@ -384,6 +420,8 @@ impl Config {
             store: StoreUrl::Embedded(None),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            tls: None,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             sessions: Sessions::default(),

@@ -11,6 +11,10 @@ use throughline_wire::version::ProtocolVersion;
 /// A failure of the gateway's own, as the client will see it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
+    /// The request names no host, or several.
+    NoHost,
+    /// The request has more headers than the limit.
+    TooManyHeaders,
     /// The Host header names no host of this gateway (DNS rebinding).
     BadHost,
     /// The Origin is not allowed, or the browser says that the request is cross-site.
@@ -37,7 +41,7 @@ pub enum Fault {
     Unauthorized,
     /// No more sessions can be opened now.
     TooManySessions,
-    /// The caller has too many requests under way.
+    /// As many requests are under way as the limit allows, for this caller or for all.
     TooManyRequests,
     /// The upstream cannot be reached, and the request was certainly not sent.
     UpstreamAway,
@@ -136,7 +140,9 @@ impl Fault {
     fn row(&self) -> Row {
         let row = |status, code, text: &str| Row { status, code, text: text.to_owned(), data: None };
         match self {
-            Fault::BadHost
+            Fault::NoHost
+            | Fault::TooManyHeaders
+            | Fault::BadHost
             | Fault::BadOrigin
             | Fault::NoRoute
             | Fault::Method(_)
@@ -190,6 +196,16 @@ impl Fault {
     /// The rows that say what is wrong with the request.
     fn bad_request(&self) -> Row {
         let (status, code, text) = match self {
+            Fault::NoHost => (
+                StatusCode::BAD_REQUEST,
+                code::INVALID_REQUEST,
+                "The request does not say which host it is for; send one Host header".into(),
+            ),
+            Fault::TooManyHeaders => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                code::INVALID_REQUEST,
+                "The request has too many headers; send fewer".into(),
+            ),
             Fault::BadHost => (
                 StatusCode::FORBIDDEN,
                 code::SERVER,
@@ -213,7 +229,7 @@ impl Fault {
             Fault::ContentType => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 code::SERVER,
-                "Unsupported media type: send the message with content-type application/json".into(),
+                "Unsupported media type: send the message with content-type application/json, not compressed".into(),
             ),
             Fault::NotAcceptable => (
                 StatusCode::NOT_ACCEPTABLE,

@@ -11,13 +11,19 @@ use crate::classify::{self, Arrived, Held, OnDisconnect, What};
 use crate::error::Fault;
 use crate::initialize;
 use crate::listen;
+use crate::peer::Peer;
 use crate::reply::{self, Asked, GoesOn, ReplyBody};
+use crate::room;
 use crate::session::{self, Holding};
 
 /// Answers one request. There is always an answer.
-pub async fn exchange(core: Rc<Core>, request: Request<Incoming>) -> Response<ReplyBody> {
-    match classify::classify(&core.app, request).await {
-        Err(refused) => reply::fault(&core.app, &refused.fault, refused.id.as_deref()),
+pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) -> Response<ReplyBody> {
+    let (parts, mut body) = request.into_parts();
+    match classify::classify(&core.app, peer, parts, &mut body).await {
+        Err(refused) => {
+            room::linger(body, &refused.fault);
+            reply::fault(&core.app, &refused.fault, refused.id.as_deref())
+        }
         Ok(arrived) => match arrived.on_disconnect() {
             OnDisconnect::Cancel => answer(core, arrived).await,
             OnDisconnect::KeepReading => {

@@ -5,21 +5,23 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Request, Response, StatusCode};
+use http::header::{HOST, HeaderValue};
+use http::uri::Authority;
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::app::Core;
+use crate::error::Fault;
 use crate::exchange::exchange;
-use crate::origin;
-use crate::reply::{self, Never, ReplyBody};
-use crate::sockets;
+use crate::peer::Peer;
+use crate::reply::{self, ReplyBody};
+use crate::room::{self, Place, Placed, Taken};
+use crate::tls::Tls;
 use crate::upstream::JSON;
+use crate::{connection, origin, sockets};
 
 /// Connections that wait to be accepted, per core.
 const BACKLOG: i32 = 1024;
@@ -51,19 +53,20 @@ fn socket(address: SocketAddr, share: bool) -> io::Result<StdListener> {
 }
 
 /// Accepts and serves connections until the gateway stops, and returns when the last of them is done.
-pub async fn serve(core: Rc<Core>, listener: TcpListener, room: Arc<Semaphore>) {
+pub async fn serve(core: Rc<Core>, listener: TcpListener, room: Arc<Semaphore>, tls: Option<Tls>) {
     let mut stop = core.app.stop_signal();
     let (alive, mut all_done) = mpsc::channel::<()>(1);
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &room) => accepted,
+            accepted = accept(&core, &listener, &room) => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
         };
         match accepted {
-            Ok((stream, permit)) => {
-                let (core, alive) = (Rc::clone(&core), alive.clone());
+            Ok((stream, address, permit)) => {
+                let (core, alive, tls) = (Rc::clone(&core), alive.clone(), tls.clone());
+                let peer = Peer::new(&core.app.config, address, tls.is_some());
                 tokio::task::spawn_local(async move {
-                    connection(core, stream).await;
+                    connection::serve(core, stream, peer, tls).await;
                     drop((permit, alive));
                 });
             }
@@ -79,67 +82,86 @@ pub async fn serve(core: Rc<Core>, listener: TcpListener, room: Arc<Semaphore>) 
 }
 
 async fn accept(
+    core: &Core,
     listener: &TcpListener,
     room: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+    let (stream, address) = listener.accept().await?;
     stream.set_nodelay(true)?;
-    sockets::notice_death(&stream)?;
-    Ok((stream, permit))
-}
-
-async fn connection(core: Rc<Core>, stream: TcpStream) {
-    let mut stop = core.app.stop_signal();
-    let config = &core.app.config;
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(config.timeouts.request_read)
-        .max_headers(config.limits.headers)
-        .max_buf_size(config.limits.header_bytes);
-    let service = service_fn(|request| {
-        let core = Rc::clone(&core);
-        async move { Ok::<_, Never>(answer(core, request).await) }
-    });
-    let served = http.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(served);
-    let outcome = tokio::select! {
-        outcome = served.as_mut() => outcome,
-        _ = stop.wait_for(|stop| *stop) => {
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "a client's connection ended");
-    }
+    sockets::notice_death(&stream, core.app.config.timeouts.answer_write)?;
+    Ok((stream, address, permit))
 }
 
 /// Health, for those who watch the process; everything else is the protocol.
-async fn answer(core: Rc<Core>, request: Request<Incoming>) -> Response<ReplyBody> {
+pub async fn answer(
+    core: Rc<Core>,
+    peer: Peer,
+    request: Request<Incoming>,
+    taken: Option<Rc<Taken>>,
+) -> Response<Placed> {
     let app = &core.app;
-    match request.uri().path() {
+    let health = match request.uri().path() {
         "/healthz" => reply::whole(app, StatusCode::OK, JSON, &b"{\"status\":\"ok\"}"[..]),
         "/readyz" if app.is_stopping() => {
             reply::whole(app, StatusCode::SERVICE_UNAVAILABLE, JSON, &b"{\"status\":\"stopping\"}"[..])
         }
         "/readyz" => reply::whole(app, StatusCode::OK, JSON, &b"{\"status\":\"ready\"}"[..]),
-        _ => from_outside(core, request).await,
-    }
+        _ => {
+            let (place, response) = match Place::take(&core, request.method()) {
+                Ok(place) => (Some(place), from_outside(core, peer, request).await),
+                Err(fault) => (None, refuse(&core, &fault, request)),
+            };
+            return Placed::hold(response, place, taken);
+        }
+    };
+    Placed::hold(health, None, taken)
 }
 
 /// The protocol, for whoever may speak it here.
-async fn from_outside(core: Rc<Core>, request: Request<Incoming>) -> Response<ReplyBody> {
-    let origin = match origin::check(&core.app.config, &request) {
+async fn from_outside(core: Rc<Core>, peer: Peer, mut request: Request<Incoming>) -> Response<ReplyBody> {
+    let checked = sane(&core, &mut request).and_then(|()| origin::check(&core.app.config, peer, &request));
+    let origin = match checked {
         Ok(origin) => origin,
-        Err(fault) => return reply::fault(&core.app, &fault, None),
+        Err(fault) => return refuse(&core, &fault, request),
     };
-    let Some(origin) = origin else { return exchange(core, request).await };
+    let Some(origin) = origin else { return exchange(core, peer, request).await };
     let preflight = origin::is_preflight(&request);
     let mut response = match preflight {
         true => reply::empty(&core.app, StatusCode::NO_CONTENT),
-        false => exchange(core, request).await,
+        false => exchange(core, peer, request).await,
     };
     origin::allow(response.headers_mut(), origin, preflight);
     response
+}
+
+fn refuse(core: &Core, fault: &Fault, request: Request<Incoming>) -> Response<ReplyBody> {
+    room::linger(request.into_body(), fault);
+    reply::fault(&core.app, fault, None)
+}
+
+/// What differs between the HTTP versions: how many headers there may be, and where the host is named. Behind this
+/// it is in `Host`.
+fn sane(core: &Core, request: &mut Request<Incoming>) -> Result<(), Fault> {
+    if request.headers().len() > core.app.config.limits.headers {
+        return Err(Fault::TooManyHeaders);
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (host, another) = (hosts.next(), hosts.next());
+    if another.is_some() {
+        return Err(Fault::NoHost);
+    }
+    match (request.uri().authority().map(Authority::as_str), host) {
+        (None, None) => Err(Fault::NoHost),
+        (None, Some(_)) => Ok(()),
+        // RFC 9113, section 8.3.1; in HTTP/1.1 the target stands above the header (RFC 9112, section 3.2.2).
+        (Some(target), Some(host)) if request.version() == Version::HTTP_2 && target != host => {
+            Err(Fault::NoHost)
+        }
+        (Some(target), _) => {
+            let host = HeaderValue::from_str(target).map_err(|_| Fault::NoHost)?;
+            request.headers_mut().insert(HOST, host);
+            Ok(())
+        }
+    }
 }

@@ -21,6 +21,7 @@ use tokio::task::LocalSet;
 use crate::app::{App, Core};
 use crate::config::{Config, ConfigErrors, StoreUrl, default_state_dir};
 use crate::effects::Effects;
+use crate::tls::{Tls, TlsError};
 use crate::{background, listener};
 
 /// How long work that no client waits for may go on after the last connection is done.
@@ -62,6 +63,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The TLS certificate cannot be used.
+    #[error("tls: {0}")]
+    Tls(#[from] TlsError),
     /// No runtime or thread.
     #[error("cannot start: {0}")]
     System(io::Error),
@@ -83,6 +87,7 @@ impl Gateway {
     pub fn start(mut config: Config, effects: Effects) -> Result<Self, StartError> {
         config.check()?;
         let keys = Keys::derive(&key_ring(&config, effects)?);
+        let tls = config.tls.as_ref().map(Tls::load).transpose()?;
         let store = runtime()?.block_on(open_store(&config))?;
         let workers = config.workers.map_or_else(cores, std::num::NonZero::get);
         let (address, sockets) = listener::bind(config.listen, workers)
@@ -92,7 +97,8 @@ impl Gateway {
         let app = App::new(config, effects, keys, store);
         let mut started = Gateway { address, app: Arc::clone(&app), workers: Vec::new() };
         for (index, socket) in sockets.into_iter().enumerate() {
-            let worker = Worker { app: Arc::clone(&app), socket, room: Arc::clone(&room), index };
+            let worker =
+                Worker { app: Arc::clone(&app), socket, room: Arc::clone(&room), tls: tls.clone(), index };
             let runtime = runtime()?;
             let thread = std::thread::Builder::new().name(format!("core-{index}"));
             started.workers.push(thread.spawn(move || worker.run(&runtime)).map_err(StartError::System)?);
@@ -144,6 +150,7 @@ struct Worker {
     app: Arc<App>,
     socket: StdListener,
     room: Arc<Semaphore>,
+    tls: Option<Tls>,
     index: usize,
 }
 
@@ -161,7 +168,10 @@ impl Worker {
             let housekeeping =
                 (self.index == 0).then(|| tokio::task::spawn_local(background::run(Rc::clone(&core))));
             tokio::task::spawn_local(tidy_pools(Rc::clone(&core)));
-            let served = listener::serve(core, listener, self.room);
+            if let (0, Some(tls)) = (self.index, self.tls.clone()) {
+                tokio::task::spawn_local(tls.watch(Arc::clone(&core.app)));
+            }
+            let served = listener::serve(core, listener, self.room, self.tls);
             tokio::select! {
                 () = served => {}
                 () = async {

@@ -79,6 +79,11 @@ state_dir = "/var/lib/tl"
 store = "memory:"
 allowed_hosts = ["MCP.example.com", "[::1]:8808", "10.0.0.7"]
 allowed_origins = ["https://App.example.com:443", "vscode-webview://abc"]
+trusted_proxies = ["10.0.0.0/8", "::1"]
+[tls]
+certificate = "/etc/tl/cert.pem"
+key = "key.pem"
+reload = "1m"
 [limits]
 body = 2048
 answer = "64KiB"
@@ -86,6 +91,8 @@ event = "1GiB"
 head = 0x4000
 headers = 50
 connections = 7
+requests = 5
+streams = 6
 sessions = 8
 sessions_per_caller = 9
 requests_per_caller = 10
@@ -95,6 +102,7 @@ connect = "500ms"
 first_byte = "2m"
 call = "2d"
 request_read = "3s"
+answer_write = "6s"
 shutdown = "4s"
 [sessions]
 idle = "2h"
@@ -133,6 +141,8 @@ fn every_key_is_read() {
         store: StoreUrl::Memory,
         allowed_hosts: vec!["mcp.example.com".into(), "[::1]:8808".into(), "10.0.0.7".into()],
         allowed_origins: vec!["https://app.example.com".into(), "vscode-webview://abc".into()],
+        trusted_proxies: ["10.0.0.0/8", "::1"].map(|text| Network::parse(text).unwrap()).to_vec(),
+        tls: Some(Tls { certificate: "/etc/tl/cert.pem".into(), key: "key.pem".into(), reload: minutes(1) }),
         limits: Limits {
             body_bytes: 2048,
             answer_bytes: 65536,
@@ -140,6 +150,8 @@ fn every_key_is_read() {
             header_bytes: 16384,
             headers: 50,
             connections: 7,
+            requests: 5,
+            streams: 6,
             sessions: 8,
             sessions_per_caller: 9,
             requests_per_caller: 10,
@@ -150,6 +162,7 @@ fn every_key_is_read() {
             first_byte: minutes(2),
             call: days(2),
             request_read: Duration::from_secs(3),
+            answer_write: Duration::from_secs(6),
             shutdown: Duration::from_secs(4),
         },
         sessions: Sessions {

@@ -222,7 +222,7 @@ impl Endpoint {
             Err(_) => TcpStream::connect((self.host.as_str(), self.port)).await?,
         };
         socket.set_nodelay(true)?;
-        sockets::notice_death(&socket)?;
+        sockets::notice_death(&socket, sockets::TAKES_NOTHING)?;
         let socket = Rc::new(socket);
         let io = TokioIo::new(SharedSocket(Rc::clone(&socket)));
         let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;

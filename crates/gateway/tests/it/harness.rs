@@ -5,10 +5,12 @@
 
 mod client;
 mod gateway;
+pub(crate) mod h2;
 mod http;
 mod logs;
 mod mcp;
 mod server;
+pub(crate) mod tls;
 mod upstream;
 
 use std::sync::{Condvar, Mutex};
@@ -37,6 +39,10 @@ impl Gate {
     pub(crate) fn open(&self) {
         *self.open.lock().unwrap() = true;
         self.changed.notify_all();
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        *self.open.lock().unwrap()
     }
 
     pub(crate) fn wait(&self) {
