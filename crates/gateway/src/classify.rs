@@ -189,7 +189,7 @@ pub async fn classify(app: &App, peer: Peer, parts: Parts, body: &mut Incoming) 
         return Err(Fault::Method("POST").into());
     }
     let accepts = accepts(&route, headers);
-    let caller = principal::identify(app, &route, &parts, what.held())
+    let caller = principal::identify(app, &route, peer, &parts, what.held())
         .map_err(|fault| Refused { fault, id: what.held().and_then(Held::raw_id).map(str::to_owned) })?;
     let headers = parts.headers;
     Ok(Arrived {

@@ -27,7 +27,7 @@ use http::Uri;
 
 use crate::peer::Network;
 
-pub use callers::{ApiKey, Callers, Conversation, KeyKind};
+pub use callers::{ApiKey, CallerProxy, Callers, Conversation, KeyKind};
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
 pub use overrides::Overrides;
 

@@ -128,6 +128,7 @@ pub(super) fn known_keys() -> Vec<String> {
         of("sessions.", SESSIONS),
         of("callers.", callers::CALLERS),
         of("callers.keys.NAME.", callers::KEY),
+        of("callers.proxy.", callers::PROXY),
         of("callers.conversation.", callers::CONVERSATION),
     ]
     .concat()
@@ -150,6 +151,15 @@ pub(super) fn parse(text: &str, file_name: &str) -> Result<Config, ConfigErrors>
     // would mislead.
     if syntax_errors.iter().all(is_duplicate) {
         reader.table("", document.get_ref(), FILE, &mut config);
+        if config.callers.proxy.is_some() && config.trusted_proxies.is_empty() {
+            let span = document.get_ref().get("callers").and_then(|callers| callers.get_ref().get("proxy"));
+            let span = span.map_or(0..0, |proxy| proxy.span());
+            reader.fail(
+                &span,
+                "callers.proxy",
+                "nobody is believed as a proxy: set trusted_proxies".to_owned(),
+            );
+        }
         if config.routes.is_empty() {
             let message =
                 "nothing to serve: write [upstream] or [routes.NAME], and in it url = \"http://...\"";

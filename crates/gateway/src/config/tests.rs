@@ -125,6 +125,10 @@ anonymous = "allow"
 [callers.keys.robot]
 sha256 = "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD"
 kind = "application"
+[callers.proxy]
+header = "X-User"
+secret_header = "X-Secret"
+secret_sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 [callers.conversation]
 headers = ["X-Conversation"]
 meta = ["a/b", "c"]
@@ -134,6 +138,8 @@ query = "conversation"
 #[test]
 fn every_key_is_read() {
     let config = Config::parse(EVERY_KEY, "t.toml").unwrap();
+    let sha256 = b"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let sha256: [u8; 32] = data_encoding::HEXLOWER.decode(sha256).unwrap().try_into().unwrap();
     let expected = Config {
         listen: "[::1]:9000".parse().unwrap(),
         workers: NonZeroUsize::new(3),
@@ -188,15 +194,12 @@ fn every_key_is_read() {
         ],
         callers: Callers {
             anonymous: Some(true),
-            keys: vec![ApiKey {
-                name: "robot".into(),
-                sha256: data_encoding::HEXLOWER
-                    .decode(b"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
-                    .unwrap()
-                    .try_into()
-                    .unwrap(),
-                kind: KeyKind::Application,
-            }],
+            keys: vec![ApiKey { name: "robot".into(), sha256, kind: KeyKind::Application }],
+            proxy: Some(CallerProxy {
+                header: "x-user".into(),
+                secret_header: "x-secret".into(),
+                secret_sha256: sha256,
+            }),
             conversation: Conversation {
                 headers: vec!["x-conversation".into()],
                 meta: vec!["a/b".into(), "c".into()],
@@ -488,6 +491,22 @@ fn callers_are_refused_by_default_only_where_there_are_keys() {
     let key = format!("callers.keys.a.sha256 = \"{}\"\n", "0f".repeat(32));
     assert!(parse(&key).callers.refuses_anonymous());
     assert!(!parse(&format!("{key}callers.anonymous = \"allow\"")).callers.refuses_anonymous());
+}
+
+#[test]
+fn a_proxy_that_names_callers_has_to_be_named_itself() {
+    let proxy = "[callers.proxy]\nheader = \"x-user\"\nsecret_header = \"x-secret\"\n";
+    let secret = format!("secret_sha256 = \"{}\"\n", "0f".repeat(32));
+    assert!(parse(&format!("trusted_proxies = [\"10.0.0.1\"]\n{proxy}{secret}")).callers.refuses_anonymous());
+    assert_eq!(
+        error(&format!("{proxy}{secret}")),
+        "t.toml:1: callers.proxy: nobody is believed as a proxy: set trusted_proxies"
+    );
+    assert_eq!(
+        error(&format!("trusted_proxies = [\"10.0.0.1\"]\n{proxy}")),
+        "t.toml:2: callers.proxy: secret_sha256 is missing: write secret_sha256 = \"...\", what \
+         `printf %s SECRET | sha256sum` says"
+    );
 }
 
 #[test]

@@ -209,3 +209,38 @@ fn for_one_session_too_many_the_callers_idlest_gives_its_upstream_session_back()
     assert_eq!(first.count(), "1", "its id stays good");
     assert_eq!(others.count(), "2");
 }
+
+#[test]
+fn a_proxy_that_is_believed_says_who_calls() {
+    let proxied = |networks: &str| {
+        let sha256 = data_encoding::HEXLOWER.encode(digest(&SHA256, b"between-us").as_ref());
+        format!(
+            "trusted_proxies = [{networks}]\n[upstream]\nurl = \"UPSTREAM\"\n[callers.proxy]\nheader = \"x-user\"\n\
+             secret_header = \"x-secret\"\nsecret_sha256 = \"{sha256}\"\n"
+        )
+    };
+    let upstream = Upstream::start();
+    let gateway = Gw::start_file(&upstream, &proxied("\"127.0.0.0/8\""));
+    let proxy = gateway.client().with("x-secret", "between-us").with("x-forwarded-for", "192.0.2.7");
+    let (alice, bob) = (proxy.with("x-user", "alice"), proxy.with("x-user", "bob"));
+    assert_eq!((count(&alice), count(&bob), count(&alice)), ("1".into(), "1".into(), "2".into()));
+    let held = Session::open(&alice);
+    assert_eq!(bob.with("mcp-session-id", &held.id).post(call("1", "count")).status, 404);
+    for refused in [
+        proxy.clone(),
+        proxy.with("x-user", ""),
+        alice.without("x-secret"),
+        alice.with("x-secret", "guessed"),
+    ] {
+        assert_eq!(refused.post(call("1", "count")).status, 401);
+    }
+    for request in upstream.log() {
+        assert_eq!((request.headers.get("x-user"), request.headers.get("x-secret")), (None, None));
+    }
+
+    // The secret alone does not do: it has to come from the proxy's address.
+    let upstream = Upstream::start();
+    let gateway = Gw::start_file(&upstream, &proxied("\"192.0.2.1\""));
+    let elsewhere = gateway.client().with("x-secret", "between-us").with("x-user", "alice");
+    assert_eq!(elsewhere.post(call("1", "count")).status, 401);
+}
