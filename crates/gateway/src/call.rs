@@ -24,7 +24,7 @@ use crate::session::{InFlight, Kind, Session};
 use crate::translate::{Renamed, Tagger};
 use crate::upstream::http::SendError;
 use crate::upstream::{self, ACCEPT_BOTH, Address, JSON, Looked};
-use crate::{recover, restore};
+use crate::{listen, recover, restore};
 
 /// An answer on its way to the client, with what it has to be translated by.
 pub struct Answered {
@@ -126,6 +126,7 @@ async fn hold(
         );
         upstream::discard(looked);
         (bound, origin) = recover::bind(core, session, Some(bound.generation)).await?;
+        listen::followed(session, &bound).await;
     }
 }
 
