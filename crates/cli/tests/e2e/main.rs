@@ -10,6 +10,7 @@ mod harness;
 
 mod away;
 mod baseline;
+mod conformance;
 mod demo;
 mod eras;
 mod idless;
