@@ -14,11 +14,13 @@ use throughline_wire::era::request_era;
 use throughline_wire::headers::{LAST_EVENT_ID, MCP_PROTOCOL_VERSION, MCP_SESSION_ID};
 use throughline_wire::method;
 use throughline_wire::version::{ASSUMED, Era, ProtocolVersion};
+use tokio::time::Instant;
 
 use crate::app::{App, Route};
 use crate::config::{Answers, Mode};
 use crate::error::Fault;
 use crate::principal::{self, Caller};
+use crate::tally::Seen;
 
 /// The reserved `_meta` member of revision 2026-07-28 that names the version of a request.
 const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
@@ -41,6 +43,10 @@ pub struct Arrived {
     pub version: Option<HeaderValue>,
     /// All its headers.
     pub headers: HeaderMap,
+    /// When it came.
+    pub began: Instant,
+    /// What becomes of it, for the tally.
+    pub seen: Seen,
 }
 
 /// The kinds of things that come.
@@ -132,6 +138,11 @@ impl Arrived {
         }
     }
 
+    /// Whether the client speaks a revision without sessions; for counts and logs.
+    pub fn is_modern(&self) -> bool {
+        self.era == Era::Modern
+    }
+
     /// The message, where there is one.
     pub fn held(&self) -> Option<&Held> {
         match &self.what {
@@ -160,6 +171,7 @@ impl From<Fault> for Refused {
 
 /// Reads and checks one HTTP request.
 pub async fn classify(app: &App, request: Request<Incoming>) -> Result<Arrived, Refused> {
+    let began = Instant::now();
     let (parts, body) = request.into_parts();
     let route = Arc::clone(app.route(parts.uri.path()).ok_or(Fault::NoRoute)?);
     let headers = &parts.headers;
@@ -193,6 +205,8 @@ pub async fn classify(app: &App, request: Request<Incoming>) -> Result<Arrived, 
         accepts,
         version,
         headers,
+        began,
+        seen: Seen::default(),
     })
 }
 

@@ -9,6 +9,7 @@
 //! what it accepts is said once, in the tables of `schema`; [`EXAMPLE`] explains each of them to the operator,
 //! and a test holds the two together.
 
+mod admin;
 mod callers;
 mod error;
 mod overrides;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use http::Uri;
 
+pub use admin::{AdminAddress, AdminToken};
 pub use callers::{ApiKey, Callers, Conversation, KeyKind};
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
 pub use overrides::Overrides;
@@ -67,6 +69,12 @@ pub struct Config {
     /// Values of `Origin` that are accepted, as a browser sends them (`scheme://host[:port]`, in lower case, no
     /// default port), on top of the loopback origins while the gateway listens on loopback. Default: none.
     pub allowed_origins: Vec<String>,
+    /// Where the administrator connects. Default: nowhere.
+    pub admin: Option<AdminAddress>,
+    /// What the administrator proves itself with. Default (`None`): the file `admin-token` in the state directory.
+    pub admin_token: Option<AdminToken>,
+    /// Whether each request is logged, in a line of its own. Default: yes.
+    pub access_log: bool,
     /// How much a peer may send or hold.
     pub limits: Limits,
     /// How long the gateway waits.
@@ -320,7 +328,10 @@ impl Config {
 
     /// Puts what `overrides` says in place of what was configured.
     pub fn apply(&mut self, overrides: Overrides) {
-        let Overrides { listen, store, state_dir, workers, allowed_hosts, stateless } = overrides;
+        let Overrides { listen, admin, admin_token, store, state_dir, workers, allowed_hosts, stateless } =
+            overrides;
+        self.admin = admin.or_else(|| self.admin.take());
+        self.admin_token = admin_token.or_else(|| self.admin_token.take());
         if let Some(listen) = listen {
             self.listen = listen;
             self.listen_place = Place::Unknown;
@@ -384,6 +395,9 @@ impl Config {
             store: StoreUrl::Embedded(None),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            admin: None,
+            admin_token: None,
+            access_log: true,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             sessions: Sessions::default(),

@@ -13,11 +13,12 @@ use crate::initialize;
 use crate::listen;
 use crate::reply::{self, Asked, GoesOn, ReplyBody};
 use crate::session::{self, Holding};
+use crate::tally;
 
 /// Answers one request. There is always an answer.
 pub async fn exchange(core: Rc<Core>, request: Request<Incoming>) -> Response<ReplyBody> {
     match classify::classify(&core.app, request).await {
-        Err(refused) => reply::fault(&core.app, &refused.fault, refused.id.as_deref()),
+        Err(refused) => tally::refused(&core, reply::fault(&core.app, &refused.fault, refused.id.as_deref())),
         Ok(arrived) => match arrived.on_disconnect() {
             OnDisconnect::Cancel => answer(core, arrived).await,
             OnDisconnect::KeepReading => {
@@ -29,6 +30,7 @@ pub async fn exchange(core: Rc<Core>, request: Request<Incoming>) -> Response<Re
 }
 
 async fn answer(core: Rc<Core>, arrived: Arrived) -> Response<ReplyBody> {
+    let present = tally::enter(&core);
     let answered = match &arrived.what {
         What::Initialize(held) => initialize(&core, &arrived, held).await,
         What::Request(held) => request(&core, &arrived, held).await,
@@ -39,10 +41,11 @@ async fn answer(core: Rc<Core>, arrived: Arrived) -> Response<ReplyBody> {
             session::close(&core, &arrived).await.map(|()| reply::empty(&core.app, StatusCode::OK))
         }
     };
-    answered.unwrap_or_else(|fault| {
+    let response = answered.unwrap_or_else(|fault| {
         let id = arrived.held().and_then(Held::raw_id);
         reply::fault(&core.app, &fault, id)
-    })
+    });
+    tally::answered(present, arrived, response)
 }
 
 async fn initialize(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {

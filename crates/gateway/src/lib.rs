@@ -27,8 +27,10 @@ pub mod effects;
 pub mod error;
 pub mod exchange;
 pub mod initialize;
+pub mod keys;
 pub mod listen;
 pub mod listener;
+pub mod metrics;
 pub mod origin;
 pub mod principal;
 pub mod probe;
@@ -38,6 +40,7 @@ pub mod restore;
 pub mod serve;
 pub mod session;
 pub mod sockets;
+pub mod tally;
 pub mod translate;
 pub mod upstream;
 

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -15,10 +15,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::app::Core;
+use crate::error::Fault;
 use crate::exchange::exchange;
+use crate::metrics::export;
 use crate::origin;
+use crate::principal;
 use crate::reply::{self, Never, ReplyBody};
 use crate::sockets;
+use crate::tally;
 use crate::upstream::JSON;
 
 /// Connections that wait to be accepted, per core.
@@ -90,6 +94,7 @@ async fn accept(
 }
 
 async fn connection(core: Rc<Core>, stream: TcpStream) {
+    let _open = tally::connected(&core);
     let mut stop = core.app.stop_signal();
     let config = &core.app.config;
     let mut http = http1::Builder::new();
@@ -132,8 +137,11 @@ async fn answer(core: Rc<Core>, request: Request<Incoming>) -> Response<ReplyBod
 async fn from_outside(core: Rc<Core>, request: Request<Incoming>) -> Response<ReplyBody> {
     let origin = match origin::check(&core.app.config, &request) {
         Ok(origin) => origin,
-        Err(fault) => return reply::fault(&core.app, &fault, None),
+        Err(fault) => return tally::refused(&core, reply::fault(&core.app, &fault, None)),
     };
+    if request.uri().path() == "/metrics" && core.app.config.on_loopback() {
+        return scrape(&core, &request);
+    }
     let Some(origin) = origin else { return exchange(core, request).await };
     let preflight = origin::is_preflight(&request);
     let mut response = match preflight {
@@ -142,4 +150,14 @@ async fn from_outside(core: Rc<Core>, request: Request<Incoming>) -> Response<Re
     };
     origin::allow(response.headers_mut(), origin, preflight);
     response
+}
+
+/// The counts, for whoever is on this machine: a proxy's clients are not.
+fn scrape(core: &Core, request: &Request<Incoming>) -> Response<ReplyBody> {
+    let app = &core.app;
+    match *request.method() {
+        _ if principal::is_forwarded(request.headers()) => reply::fault(app, &Fault::NoRoute, None),
+        Method::GET => reply::whole(app, StatusCode::OK, export::CONTENT_TYPE, export::text(app)),
+        _ => reply::fault(app, &Fault::Method("GET"), None),
+    }
 }

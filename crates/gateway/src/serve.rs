@@ -1,18 +1,14 @@
 //! Starting and stopping: store, keys, one thread and runtime for each core.
 
-use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use throughline_store::{Salvaged, Store, StoreError};
-use throughline_wire::keyring::{KeyRing, KeyRingError};
-use throughline_wire::seal::Keys;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
@@ -21,6 +17,7 @@ use tokio::task::LocalSet;
 use crate::app::{App, Core};
 use crate::config::{Config, ConfigErrors, StoreUrl, default_state_dir};
 use crate::effects::Effects;
+use crate::keys::{self, KeysError, LiveKeys};
 use crate::{background, listener};
 
 /// How long work that no client waits for may go on after the last connection is done.
@@ -43,7 +40,7 @@ pub enum StartError {
     /// No place for state.
     #[error("no state directory: set --state-dir, or HOME")]
     NoStateDir,
-    /// The state directory or the key file cannot be used.
+    /// The state directory cannot be used.
     #[error("cannot use {}: {source}; choose another state directory with --state-dir", path.display())]
     State {
         /// The file or directory.
@@ -51,14 +48,9 @@ pub enum StartError {
         /// The system's reason.
         source: io::Error,
     },
-    /// The key file does not hold a key ring.
-    #[error("{}: {source}; restore the file, or move it away (sessions then begin anew)", path.display())]
-    KeyRing {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong in it.
-        source: KeyRingError,
-    },
+    /// There is no key ring to be had.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -82,7 +74,7 @@ impl Gateway {
     /// [`StartError`]; nothing is left running then.
     pub fn start(mut config: Config, effects: Effects) -> Result<Self, StartError> {
         config.check()?;
-        let keys = Keys::derive(&key_ring(&config, effects)?);
+        let keys = LiveKeys::open(&state_dir(&config)?.join(keys::FILE), effects)?;
         let store = runtime()?.block_on(open_store(&config))?;
         let workers = config.workers.map_or_else(cores, std::num::NonZero::get);
         let (address, sockets) = listener::bind(config.listen, workers)
@@ -227,41 +219,4 @@ pub fn salvage(config: &Config, effects: Effects) -> Result<Option<Salvaged>, St
         Err(StoreError::Corrupt { .. }) => Ok(Some(throughline_store::salvage(&dir, effects.now())?)),
         Err(error) => Err(error.into()),
     }
-}
-
-/// The key ring of the state directory, made at the first start.
-fn key_ring(config: &Config, effects: Effects) -> Result<KeyRing, StartError> {
-    let dir = state_dir(config)?;
-    let path = dir.join("keyring");
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| StartError::State { path, source }
-    };
-    match fs::read_to_string(&path) {
-        Ok(text) => KeyRing::parse(&text).map_err(|source| StartError::KeyRing { path, source }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            private_dir(&dir).map_err(failed(&dir))?;
-            let ring = KeyRing::generate(effects.bytes());
-            write_new(&path, &ring.to_text()).map_err(failed(&path))?;
-            Ok(ring)
-        }
-        Err(error) => Err(failed(&path)(error)),
-    }
-}
-
-fn private_dir(dir: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
-}
-
-/// Written whole or not at all: a torn key file would end every session.
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    let temporary = path.with_extension(format!("new-{}", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    // A hard link fails where the file has appeared meanwhile: two first starts must not have two key rings.
-    let linked = fs::hard_link(&temporary, path);
-    fs::remove_file(&temporary)?;
-    linked
 }

@@ -12,6 +12,7 @@ mod hostile;
 mod ids;
 mod issued;
 mod keyed;
+mod metrics;
 mod modern;
 mod process;
 mod questions;
