@@ -17,6 +17,7 @@
 //! Everything is local to a core's thread but [`app::App`], which is shared and never locked over an await.
 
 pub mod account;
+pub mod admin;
 pub mod app;
 pub mod background;
 pub mod binding;

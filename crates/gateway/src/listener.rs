@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::app::Core;
+use crate::app::{App, Core};
 use crate::error::Fault;
 use crate::exchange::exchange;
 use crate::metrics::export;
@@ -122,14 +122,20 @@ async fn connection(core: Rc<Core>, stream: TcpStream) {
 
 /// Health, for those who watch the process; everything else is the protocol.
 async fn answer(core: Rc<Core>, request: Request<Incoming>) -> Response<ReplyBody> {
-    let app = &core.app;
-    match request.uri().path() {
-        "/healthz" => reply::whole(app, StatusCode::OK, JSON, &b"{\"status\":\"ok\"}"[..]),
-        "/readyz" if app.is_stopping() => {
-            reply::whole(app, StatusCode::SERVICE_UNAVAILABLE, JSON, &b"{\"status\":\"stopping\"}"[..])
-        }
-        "/readyz" => reply::whole(app, StatusCode::OK, JSON, &b"{\"status\":\"ready\"}"[..]),
-        _ => from_outside(core, request).await,
+    match health(&core.app, request.uri().path()) {
+        Some(health) => health,
+        None => from_outside(core, request).await,
+    }
+}
+
+/// How the process is, at the paths where that is asked.
+pub fn health(app: &App, path: &str) -> Option<Response<ReplyBody>> {
+    let said = |status, text: &'static str| Some(reply::whole(app, status, JSON, text));
+    match path {
+        "/healthz" => said(StatusCode::OK, r#"{"status":"ok"}"#),
+        "/readyz" if app.is_stopping() => said(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"stopping"}"#),
+        "/readyz" => said(StatusCode::OK, r#"{"status":"ready"}"#),
+        _ => None,
     }
 }
 

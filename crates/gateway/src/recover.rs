@@ -326,6 +326,49 @@ pub async fn release(core: &Rc<Core>, session: &Arc<Session>) {
     upstream::end_later(core.endpoint(&session.route), bound.address.clone());
 }
 
+/// Gives the upstream session up, whatever is under way in it, and forgets what was set up in it: whoever uses the
+/// session next begins anew. For sessions that are found by who calls: a tombstone would lock those callers out.
+pub async fn forget(core: &Rc<Core>, session: &Arc<Session>) -> Updated {
+    let (_forgotten, making) = watch::channel(None);
+    let mut turns = 0;
+    let (bound, generation) = loop {
+        let mut made = {
+            let mut slot = lock(&session.slot);
+            match &*slot {
+                Slot::Closed => return Updated::Deleted,
+                Slot::Making(made) if turns < MAX_TURNS => made.clone(),
+                Slot::Making(_) => return Updated::Declined,
+                Slot::Bound(_) | Slot::Empty { .. } | Slot::Failed { .. } => {
+                    let generation = slot.generation();
+                    let before = std::mem::replace(&mut *slot, Slot::Making(making));
+                    break (if let Slot::Bound(bound) = before { Some(bound) } else { None }, generation);
+                }
+            }
+        };
+        // An attempt ends by itself; what it made is given up then.
+        let _ = made.wait_for(Option::is_some).await;
+        turns += 1;
+    };
+    let clear = |record: &mut Record| match &mut record.state {
+        State::Open { binding, .. } => {
+            *binding = None;
+            record.restore.clear();
+            true
+        }
+        State::Deleted => false,
+    };
+    let updated = session.update(&core.app, clear).await;
+    let mut slot = lock(&session.slot);
+    if matches!(*slot, Slot::Making(_)) {
+        *slot = Slot::Empty { generation };
+    }
+    drop(slot);
+    if let Some(bound) = bound {
+        upstream::end_later(core.endpoint(&session.route), bound.address.clone());
+    }
+    updated
+}
+
 /// Ends the session for good; the upstream's with it.
 pub fn close(core: &Rc<Core>, session: &Arc<Session>) {
     let before = std::mem::replace(&mut *lock(&session.slot), Slot::Closed);

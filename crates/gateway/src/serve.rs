@@ -14,14 +14,15 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
+use crate::admin;
 use crate::app::{App, Core};
-use crate::config::{Config, ConfigErrors, StoreUrl, default_state_dir};
+use crate::config::{AdminAddress, Config, ConfigErrors, StoreUrl, default_state_dir};
 use crate::effects::Effects;
 use crate::keys::{self, KeysError, LiveKeys};
 use crate::{background, listener};
 
 /// How long work that no client waits for may go on after the last connection is done.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+pub const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,22 @@ pub enum StartError {
         address: SocketAddr,
         /// The system's reason.
         source: io::Error,
+    },
+    /// The administrator's address cannot be listened on.
+    #[error("cannot listen on {address} for administration: {source}; choose another with --admin")]
+    Admin {
+        /// The address.
+        address: AdminAddress,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The administrator's token cannot be used.
+    #[error("{}: {reason}", path.display())]
+    AdminToken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
     },
     /// No place for state.
     #[error("no state directory: set --state-dir, or HOME")]
@@ -63,6 +80,8 @@ pub enum StartError {
 pub struct Gateway {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where the administrator connects.
+    pub admin: Option<AdminAddress>,
     app: Arc<App>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -79,10 +98,19 @@ impl Gateway {
         let workers = config.workers.map_or_else(cores, std::num::NonZero::get);
         let (address, sockets) = listener::bind(config.listen, workers)
             .map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let admin = config.admin.as_ref().map(|at| admin::Door::open(at, &config, effects)).transpose()?;
         let room = Arc::new(Semaphore::new(config.limits.connections + workers));
         config.listen = address;
         let app = App::new(config, effects, keys, store);
-        let mut started = Gateway { address, app: Arc::clone(&app), workers: Vec::new() };
+        let at = admin.as_ref().map(|door| door.address.clone());
+        let mut started = Gateway { address, admin: at, app: Arc::clone(&app), workers: Vec::new() };
+        if let Some(door) = admin {
+            let (app, runtime) = (Arc::clone(&app), runtime()?);
+            let thread = std::thread::Builder::new().name("core-admin".to_owned());
+            started
+                .workers
+                .push(thread.spawn(move || door.serve(app, &runtime)).map_err(StartError::System)?);
+        }
         for (index, socket) in sockets.into_iter().enumerate() {
             let worker = Worker { app: Arc::clone(&app), socket, room: Arc::clone(&room), index };
             let runtime = runtime()?;
@@ -182,7 +210,11 @@ async fn tidy_pools(core: Rc<Core>) {
     }
 }
 
-fn state_dir(config: &Config) -> Result<PathBuf, StartError> {
+/// Where the gateway keeps its secrets and, by default, its store.
+///
+/// # Errors
+/// [`StartError::NoStateDir`].
+pub fn state_dir(config: &Config) -> Result<PathBuf, StartError> {
     let env = |name: &str| std::env::var(name).ok();
     config.state_dir.clone().or_else(|| default_state_dir(&env)).ok_or(StartError::NoStateDir)
 }

@@ -240,6 +240,11 @@ impl Session {
         Millis(self.used.load(Ordering::Relaxed))
     }
 
+    /// How many requests are under way in it.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
     /// Whether nothing is under way in it.
     pub fn is_quiet(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) == 0
@@ -440,20 +445,29 @@ pub fn of_record(app: &App, key: RecordKey, stored: Stored) -> Option<Arc<Sessio
 
 /// Ends the session that a client's id names.
 pub async fn close(core: &Rc<Core>, arrived: &Arrived) -> Result<(), Fault> {
-    let app = &core.app;
     let id = arrived.session_id.as_ref().ok_or(Fault::Method("POST"))?;
     let session = issued(core, arrived, id).await?;
-    recover::close(core, &session);
-    let (route, principal) = (session.route.digest, arrived.caller.principal);
+    // The client has done its part; that its word could not be stored is logged.
+    let _ = end(core, &session).await;
+    Ok(())
+}
+
+/// Ends a session for good.
+///
+/// # Errors
+/// When that could not be stored: then it holds in this process only.
+pub async fn end(core: &Rc<Core>, session: &Arc<Session>) -> Result<(), StoreError> {
+    let app = &core.app;
+    recover::close(core, session);
+    let (route, principal) = (session.route.digest, session.record().principal);
     // Durable before it is answered: a session that was ended must not come back with the process.
-    if let Err(error) =
-        app.store.delete(session.key, session.expires, route, principal, app.effects.now()).await
-    {
-        app.store_failed(StoreOperation::Delete, &error);
+    let stored = app.store.delete(session.key, session.expires, route, principal, app.effects.now()).await;
+    if let Err(error) = &stored {
+        app.store_failed(StoreOperation::Delete, error);
         tracing::warn!("the end of a session was not stored; it holds in this process only");
     }
     lock(&session.known).record.state = State::Deleted;
-    Ok(())
+    stored.map(|_| ())
 }
 
 /// A duration in the unit that records use.

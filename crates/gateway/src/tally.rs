@@ -123,7 +123,7 @@ fn name_of(held: &Held) -> Option<String> {
 }
 
 /// What a client made up, as a log may show it.
-fn shown(name: &str) -> String {
+pub fn shown(name: &str) -> String {
     let clean = |c: char| if c.is_control() { '?' } else { c };
     let mut shown: String = name.chars().take(MAX_NAME).map(clean).collect();
     if shown.len() < name.len() && name.chars().nth(MAX_NAME).is_some() {

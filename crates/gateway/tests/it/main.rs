@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod admin;
 mod at_most_once;
 mod callers;
 mod hostile;
