@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use http::{HeaderValue, Uri};
-use throughline_store::Store;
-use throughline_wire::seal::Keys;
+use throughline_store::{Store, StoreError};
 use tokio::sync::watch;
 
 use crate::account::Accounts;
 use crate::config::{self, Config};
 use crate::effects::Effects;
 use crate::initialize::InitializeCache;
+use crate::keys::LiveKeys;
+use crate::metrics::{Metrics, RouteCounts, Shard, StoreOperation};
 use crate::principal::Directory;
 use crate::probe::EraCache;
 use crate::room::Room;
@@ -26,7 +27,9 @@ pub struct App {
     /// Clock and randomness.
     pub effects: Effects,
     /// Keys derived from the ring, one per purpose.
-    pub keys: Keys,
+    pub keys: LiveKeys,
+    /// What is counted.
+    pub metrics: Metrics,
     /// Session records.
     pub store: Store,
     /// What is served, in the order of the configuration.
@@ -65,7 +68,7 @@ pub struct Route {
 
 impl App {
     /// Puts the shared state together.
-    pub fn new(config: Config, effects: Effects, keys: Keys, store: Store) -> Arc<Self> {
+    pub fn new(config: Config, effects: Effects, keys: LiveKeys, store: Store) -> Arc<Self> {
         let instance = data_encoding::HEXLOWER.encode(&effects.bytes::<4>());
         let routes = config.routes.iter().enumerate().map(|(index, route)| {
             let digest = keys.digest("route", &[route.name.as_bytes()]);
@@ -86,6 +89,7 @@ impl App {
             accounts: Accounts::default(),
             detached: Arc::default(),
             room: Room::default(),
+            metrics: Metrics::new(effects.now()),
             stopping: watch::Sender::new(false),
             next_id: AtomicU64::new(1),
             config,
@@ -121,6 +125,12 @@ impl App {
         self.stopping.subscribe()
     }
 
+    /// Notes that the store failed: in the log, and in the count.
+    pub fn store_failed(&self, operation: StoreOperation, error: &StoreError) {
+        tracing::error!(%error, ?operation, "session store failed");
+        self.metrics.store_failed(operation);
+    }
+
     /// A session id as logs may show it: enough to follow one session, useless to take it over.
     pub fn log_id(&self, key: &[u8; 16]) -> String {
         data_encoding::HEXLOWER.encode(&first::<5>(&self.keys.digest("log", &[key])))
@@ -133,6 +143,8 @@ pub struct Core {
     pub app: Arc<App>,
     /// One for each route.
     pub endpoints: Vec<Rc<Endpoint>>,
+    /// What this core has counted.
+    pub metrics: Arc<Shard>,
 }
 
 impl Core {
@@ -141,13 +153,24 @@ impl Core {
         let timeouts = &app.config.timeouts;
         let endpoint = |uri: &Uri| Endpoint::new(uri.clone(), timeouts.connect, timeouts.first_byte);
         let endpoints = app.routes.iter().map(|route| endpoint(&route.config.upstream)).collect();
-        Rc::new(Core { app, endpoints })
+        let metrics = app.metrics.shard(app.routes.len());
+        Rc::new(Core { app, endpoints, metrics })
     }
 
     /// This core's connections to a route's upstream.
     pub fn endpoint(&self, route: &Route) -> &Rc<Endpoint> {
         &self.endpoints[route.index]
     }
+
+    /// What this core has counted on a route.
+    pub fn counts(&self, route: &Route) -> &RouteCounts {
+        self.metrics.route(route.index)
+    }
+}
+
+/// The beginning of a keyed digest, as logs show it.
+pub fn short(digest: &[u8; 16]) -> String {
+    data_encoding::HEXLOWER.encode(&digest[..5])
 }
 
 /// The first bytes of a digest.

@@ -15,9 +15,10 @@ use throughline_wire::headers::{
 };
 use throughline_wire::loss::{Sign, Verdict};
 use throughline_wire::{era, method};
+use tokio::time::Instant;
 
 use crate::app::{Core, Route};
-use crate::binding::{Bound, Origin};
+use crate::binding::{Bound, Lost, Origin};
 use crate::classify::{Arrived, Held};
 use crate::error::Fault;
 use crate::session::{InFlight, Kind, Session};
@@ -112,7 +113,7 @@ async fn hold(
         };
         let lost = match loss_of(core, session, &bound, &looked).await? {
             None => return Ok((alive(looked), bound, origin)),
-            Some(sign) => sign,
+            Some(sign) => Lost { generation: bound.generation, sign },
         };
         if recovered {
             return Err(Fault::LostAgain);
@@ -121,17 +122,20 @@ async fn hold(
         // Said once by whoever restores it; here for each of those who find it lost.
         tracing::debug!(
             session = core.app.log_id(&session.key.0),
-            sign = lost.as_str(),
+            sign = lost.sign.as_str(),
             "upstream session lost"
         );
         upstream::discard(looked);
-        (bound, origin) = recover::bind(core, session, Some(bound.generation)).await?;
+        (bound, origin) = recover::bind(core, session, Some(lost)).await?;
+        arrived.seen.recovered();
         listen::followed(session, &bound).await;
     }
 }
 
 async fn send(core: &Core, route: &Route, headers: HeaderMap, body: Bytes) -> Result<Looked, SendError> {
+    let sent = Instant::now();
     let answer = core.endpoint(route).send(Method::POST, headers, body).await?;
+    core.counts(route).upstream.observe(sent.elapsed());
     Looked::at(answer, core.app.config.limits.event_bytes).await
 }
 

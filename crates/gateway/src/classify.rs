@@ -15,12 +15,14 @@ use throughline_wire::era::request_era;
 use throughline_wire::headers::{LAST_EVENT_ID, MCP_PROTOCOL_VERSION, MCP_SESSION_ID};
 use throughline_wire::method;
 use throughline_wire::version::{ASSUMED, Era, ProtocolVersion};
+use tokio::time::Instant;
 
 use crate::app::{App, Route};
 use crate::config::{Answers, Mode};
 use crate::error::Fault;
 use crate::peer::{self, Peer};
 use crate::principal::{self, Caller};
+use crate::tally::Seen;
 
 /// The reserved `_meta` member of revision 2026-07-28 that names the version of a request.
 const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
@@ -45,6 +47,10 @@ pub struct Arrived {
     pub version: Option<HeaderValue>,
     /// All its headers.
     pub headers: HeaderMap,
+    /// When it came.
+    pub began: Instant,
+    /// What becomes of it, for the tally.
+    pub seen: Seen,
 }
 
 /// The kinds of things that come.
@@ -141,6 +147,11 @@ impl Arrived {
         peer::external_base(&app.config, self.peer, &self.headers)
     }
 
+    /// Whether the client speaks a revision without sessions; for counts and logs.
+    pub fn is_modern(&self) -> bool {
+        self.era == Era::Modern
+    }
+
     /// The message, where there is one.
     pub fn held(&self) -> Option<&Held> {
         match &self.what {
@@ -169,6 +180,7 @@ impl From<Fault> for Refused {
 
 /// Reads and checks one HTTP request.
 pub async fn classify(app: &App, peer: Peer, parts: Parts, body: &mut Incoming) -> Result<Arrived, Refused> {
+    let began = Instant::now();
     let route = Arc::clone(app.route(parts.uri.path()).ok_or(Fault::NoRoute)?);
     let headers = &parts.headers;
     let what = match parts.method {
@@ -202,6 +214,8 @@ pub async fn classify(app: &App, peer: Peer, parts: Parts, body: &mut Incoming) 
         accepts,
         version,
         headers,
+        began,
+        seen: Seen::default(),
     })
 }
 

@@ -9,6 +9,7 @@
 //! what it accepts is said once, in the tables of `schema`; [`EXAMPLE`] explains each of them to the operator,
 //! and a test holds the two together.
 
+mod admin;
 mod callers;
 mod error;
 mod overrides;
@@ -27,6 +28,7 @@ use http::Uri;
 
 use crate::peer::Network;
 
+pub use admin::{AdminAddress, AdminToken};
 pub use callers::{ApiKey, CallerProxy, Callers, Conversation, KeyKind};
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
 pub use overrides::Overrides;
@@ -74,6 +76,12 @@ pub struct Config {
     pub trusted_proxies: Vec<Network>,
     /// TLS toward clients. Default (`None`): plain HTTP.
     pub tls: Option<Tls>,
+    /// Where the administrator connects. Default: nowhere.
+    pub admin: Option<AdminAddress>,
+    /// What the administrator proves itself with. Default (`None`): the file `admin-token` in the state directory.
+    pub admin_token: Option<AdminToken>,
+    /// Whether each request is logged, in a line of its own. Default: yes.
+    pub access_log: bool,
     /// How much a peer may send or hold.
     pub limits: Limits,
     /// How long the gateway waits.
@@ -356,7 +364,10 @@ impl Config {
 
     /// Puts what `overrides` says in place of what was configured.
     pub fn apply(&mut self, overrides: Overrides) {
-        let Overrides { listen, store, state_dir, workers, allowed_hosts, stateless } = overrides;
+        let Overrides { listen, admin, admin_token, store, state_dir, workers, allowed_hosts, stateless } =
+            overrides;
+        self.admin = admin.or_else(|| self.admin.take());
+        self.admin_token = admin_token.or_else(|| self.admin_token.take());
         if let Some(listen) = listen {
             self.listen = listen;
             self.listen_place = Place::Unknown;
@@ -422,6 +433,9 @@ impl Config {
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             tls: None,
+            admin: None,
+            admin_token: None,
+            access_log: true,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             sessions: Sessions::default(),

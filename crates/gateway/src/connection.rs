@@ -20,6 +20,7 @@ use crate::listener::answer;
 use crate::peer::Peer;
 use crate::reply::Never;
 use crate::room::Taken;
+use crate::tally;
 use crate::tls::{self, Tls};
 
 /// Requests of one HTTP/2 connection that are answered at a time.
@@ -37,6 +38,7 @@ const H2_RESETS: usize = 50;
 
 /// Serves a connection until it ends.
 pub async fn serve(core: Rc<Core>, stream: TcpStream, peer: Peer, tls: Option<Tls>) {
+    let _open = tally::connected(&core);
     let Some(tls) = tls else { return http1(core, stream, peer).await };
     let patience = core.app.config.timeouts.request_read;
     match tokio::time::timeout(patience, tls.accept(stream)).await {

@@ -15,6 +15,7 @@ use crate::peer::Peer;
 use crate::reply::{self, Asked, GoesOn, ReplyBody};
 use crate::room;
 use crate::session::{self, Holding};
+use crate::tally;
 
 /// Answers one request. There is always an answer.
 pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) -> Response<ReplyBody> {
@@ -22,7 +23,7 @@ pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) ->
     match classify::classify(&core.app, peer, parts, &mut body).await {
         Err(refused) => {
             room::linger(body, &refused.fault);
-            reply::fault(&core.app, &refused.fault, refused.id.as_deref())
+            tally::refused(&core, reply::fault(&core.app, &refused.fault, refused.id.as_deref()))
         }
         Ok(arrived) => match arrived.on_disconnect() {
             OnDisconnect::Cancel => answer(core, arrived).await,
@@ -35,6 +36,7 @@ pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) ->
 }
 
 async fn answer(core: Rc<Core>, arrived: Arrived) -> Response<ReplyBody> {
+    let present = tally::enter(&core);
     let answered = match &arrived.what {
         What::Initialize(held) => initialize(&core, &arrived, held).await,
         What::Request(held) => request(&core, &arrived, held).await,
@@ -45,10 +47,11 @@ async fn answer(core: Rc<Core>, arrived: Arrived) -> Response<ReplyBody> {
             session::close(&core, &arrived).await.map(|()| reply::empty(&core.app, StatusCode::OK))
         }
     };
-    answered.unwrap_or_else(|fault| {
+    let response = answered.unwrap_or_else(|fault| {
         let id = arrived.held().and_then(Held::raw_id);
         reply::fault(&core.app, &fault, id)
-    })
+    });
+    tally::answered(present, arrived, response)
 }
 
 async fn initialize(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {

@@ -128,6 +128,7 @@ async fn ask(core: &Rc<Core>, route: &Route, params: &InitializeParams) -> Resul
             let Some(version) = version.and_then(|text| HeaderValue::from_str(&text).ok()) else {
                 return Err(NoAnswer::Fault(Fault::UpstreamGarbled));
             };
+            core.counts(route).opened.up();
             let session_id = headers.get(MCP_SESSION_ID).cloned();
             Ok(Answer { result, address: Address { session_id, version: Some(version) } })
         }

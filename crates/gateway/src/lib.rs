@@ -17,6 +17,7 @@
 //! Everything is local to a core's thread but [`app::App`], which is shared and never locked over an await.
 
 pub mod account;
+pub mod admin;
 pub mod app;
 pub mod background;
 pub mod binding;
@@ -28,8 +29,10 @@ pub mod effects;
 pub mod error;
 pub mod exchange;
 pub mod initialize;
+pub mod keys;
 pub mod listen;
 pub mod listener;
+pub mod metrics;
 pub mod origin;
 pub mod peer;
 pub mod principal;
@@ -41,6 +44,7 @@ pub mod room;
 pub mod serve;
 pub mod session;
 pub mod sockets;
+pub mod tally;
 pub mod tls;
 pub mod translate;
 pub mod upstream;

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval};
 
 use crate::app::Core;
-use crate::binding::Bound;
+use crate::binding::{Bound, Lost};
 use crate::call::listen_headers;
 use crate::classify::{Arrived, reads_streams};
 use crate::error::Fault;
@@ -186,10 +186,10 @@ impl Stream {
             let looked = Looked::at(answer, 4096).await.map_err(upstream::fault_of)?;
             let verdict = looked.verdict(self.bound.address.session_id.is_some());
             upstream::discard(looked);
-            if !recovered && self.is_lost(status, verdict).await {
+            if let Some(sign) = self.is_lost(status, verdict).await.filter(|_| !recovered) {
                 recovered = true;
-                let (bound, _) =
-                    recover::bind(&self.core, &self.session, Some(self.bound.generation)).await?;
+                let lost = Lost { generation: self.bound.generation, sign };
+                let (bound, _) = recover::bind(&self.core, &self.session, Some(lost)).await?;
                 self.rebind(bound);
             } else if status == StatusCode::CONFLICT && Instant::now() < deadline {
                 tokio::time::sleep(REOPEN_FIRST).await;
@@ -199,15 +199,16 @@ impl Stream {
         }
     }
 
-    async fn is_lost(&self, status: StatusCode, verdict: loss::Verdict) -> bool {
+    async fn is_lost(&self, status: StatusCode, verdict: loss::Verdict) -> Option<loss::Sign> {
         match verdict {
-            loss::Verdict::Lost(_) => true,
+            loss::Verdict::Lost(sign) => Some(sign),
             // A server without a stream says so in many ways; only the session's own word counts.
-            loss::Verdict::Suspected(_) if status != StatusCode::METHOD_NOT_ALLOWED => {
+            loss::Verdict::Suspected(sign) if status != StatusCode::METHOD_NOT_ALLOWED => {
                 let endpoint = self.core.endpoint(&self.session.route);
-                upstream::ping(endpoint, &self.bound.address).await == Some(false)
+                let lost = upstream::ping(endpoint, &self.bound.address).await == Some(false);
+                lost.then_some(sign)
             }
-            _ => false,
+            _ => None,
         }
     }
 

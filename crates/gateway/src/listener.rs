@@ -7,18 +7,21 @@ use std::sync::Arc;
 
 use http::header::{HOST, HeaderValue};
 use http::uri::Authority;
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::app::Core;
+use crate::app::{App, Core};
 use crate::error::Fault;
 use crate::exchange::exchange;
+use crate::metrics::export;
 use crate::peer::Peer;
+use crate::principal;
 use crate::reply::{self, ReplyBody};
 use crate::room::{self, Place, Placed, Taken};
+use crate::tally;
 use crate::tls::Tls;
 use crate::upstream::JSON;
 use crate::{connection, origin, sockets};
@@ -100,22 +103,25 @@ pub async fn answer(
     request: Request<Incoming>,
     taken: Option<Rc<Taken>>,
 ) -> Response<Placed> {
-    let app = &core.app;
-    let health = match request.uri().path() {
-        "/healthz" => reply::whole(app, StatusCode::OK, JSON, &b"{\"status\":\"ok\"}"[..]),
-        "/readyz" if app.is_stopping() => {
-            reply::whole(app, StatusCode::SERVICE_UNAVAILABLE, JSON, &b"{\"status\":\"stopping\"}"[..])
-        }
-        "/readyz" => reply::whole(app, StatusCode::OK, JSON, &b"{\"status\":\"ready\"}"[..]),
-        _ => {
-            let (place, response) = match Place::take(&core, request.method()) {
-                Ok(place) => (Some(place), from_outside(core, peer, request).await),
-                Err(fault) => (None, refuse(&core, &fault, request)),
-            };
-            return Placed::hold(response, place, taken);
-        }
+    if let Some(health) = health(&core.app, request.uri().path()) {
+        return Placed::hold(health, None, taken);
+    }
+    let (place, response) = match Place::take(&core, request.method()) {
+        Ok(place) => (Some(place), from_outside(core, peer, request).await),
+        Err(fault) => (None, refuse(&core, &fault, request)),
     };
-    Placed::hold(health, None, taken)
+    Placed::hold(response, place, taken)
+}
+
+/// How the process is, at the paths where that is asked.
+pub fn health(app: &App, path: &str) -> Option<Response<ReplyBody>> {
+    let said = |status, text: &'static str| Some(reply::whole(app, status, JSON, text));
+    match path {
+        "/healthz" => said(StatusCode::OK, r#"{"status":"ok"}"#),
+        "/readyz" if app.is_stopping() => said(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"stopping"}"#),
+        "/readyz" => said(StatusCode::OK, r#"{"status":"ready"}"#),
+        _ => None,
+    }
 }
 
 /// The protocol, for whoever may speak it here.
@@ -125,6 +131,9 @@ async fn from_outside(core: Rc<Core>, peer: Peer, mut request: Request<Incoming>
         Ok(origin) => origin,
         Err(fault) => return refuse(&core, &fault, request),
     };
+    if request.uri().path() == "/metrics" && core.app.config.on_loopback() {
+        return scrape(&core, &request);
+    }
     let Some(origin) = origin else { return exchange(core, peer, request).await };
     let preflight = origin::is_preflight(&request);
     let mut response = match preflight {
@@ -137,7 +146,7 @@ async fn from_outside(core: Rc<Core>, peer: Peer, mut request: Request<Incoming>
 
 fn refuse(core: &Core, fault: &Fault, request: Request<Incoming>) -> Response<ReplyBody> {
     room::linger(request.into_body(), fault);
-    reply::fault(&core.app, fault, None)
+    tally::refused(core, reply::fault(&core.app, fault, None))
 }
 
 /// What differs between the HTTP versions: how many headers there may be, and where the host is named. Behind this
@@ -163,5 +172,15 @@ fn sane(core: &Core, request: &mut Request<Incoming>) -> Result<(), Fault> {
             request.headers_mut().insert(HOST, host);
             Ok(())
         }
+    }
+}
+
+/// The counts, for whoever is on this machine: a proxy's clients are not.
+fn scrape(core: &Core, request: &Request<Incoming>) -> Response<ReplyBody> {
+    let app = &core.app;
+    match *request.method() {
+        _ if principal::is_forwarded(request.headers()) => reply::fault(app, &Fault::NoRoute, None),
+        Method::GET => reply::whole(app, StatusCode::OK, export::CONTENT_TYPE, export::text(app)),
+        _ => reply::fault(app, &Fault::Method("GET"), None),
     }
 }

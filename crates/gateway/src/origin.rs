@@ -50,6 +50,18 @@ pub fn check<B>(config: &Config, peer: Peer, request: &Request<B>) -> Result<Opt
     Err(Fault::BadOrigin)
 }
 
+/// The same for the administrator, who is on this machine and never a web page.
+pub fn check_local(headers: &HeaderMap) -> Result<(), Fault> {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if !is_loopback_name(name_of(host)) {
+        return Err(Fault::BadHost);
+    }
+    if headers.contains_key(ORIGIN) || is_cross_site(headers) {
+        return Err(Fault::BadOrigin);
+    }
+    Ok(())
+}
+
 fn is_cross_site(headers: &HeaderMap) -> bool {
     headers.get(HeaderName::from_static("sec-fetch-site")).is_some_and(|site| site == "cross-site")
 }

@@ -14,13 +14,13 @@ use http::request::Parts;
 use throughline_store::RecordKey;
 use throughline_wire::envelope;
 use throughline_wire::headers::MCP_SESSION_ID;
-use throughline_wire::seal::Keys;
 
 use crate::account::{Account, Turn};
 use crate::app::{App, Route, first};
 use crate::classify::Held;
 use crate::config::{CallerProxy, Callers, KeyKind};
 use crate::error::Fault;
+use crate::keys::LiveKeys;
 use crate::peer::Peer;
 
 /// Longest client product that is told apart, in bytes.
@@ -71,7 +71,7 @@ enum Identity {
 
 impl Directory {
     /// As configured.
-    pub fn new(callers: &Callers, keys: &Keys) -> Self {
+    pub fn new(callers: &Callers, keys: &LiveKeys) -> Self {
         let principal = |kind: &[u8], name: &[u8]| first(&keys.digest("principal", &[kind, name]));
         let known = callers.keys.iter().map(|key| {
             let known = Known { principal: principal(b"key", key.name.as_bytes()), kind: key.kind };
@@ -206,7 +206,8 @@ fn conversation<'a>(
     Ok(value.map(|(_, value)| Cow::Borrowed(value.as_bytes())))
 }
 
-fn is_forwarded(headers: &HeaderMap) -> bool {
+/// Whether a proxy passed the request on.
+pub fn is_forwarded(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| *name == FORWARDED || *name == VIA || name.as_str().starts_with("x-forwarded-"))
 }
 

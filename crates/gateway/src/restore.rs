@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use throughline_store::{Record, RestoreStep};
 use throughline_wire::envelope::{self, Envelope, Limits, Message, Outcome};
+use throughline_wire::loss::Sign;
 use throughline_wire::{jsonrpc, method};
 
 use crate::app::Core;
-use crate::binding::Bound;
+use crate::binding::{Bound, Lost};
 use crate::classify::Held;
 use crate::session::{Kind, Session};
 use crate::upstream::{self, Address, Own};
@@ -150,8 +151,8 @@ async fn says_it_is_repeatable(
                 // The connection broke because the server died, most likely: then the session is lost as well.
                 Own::Refused(_) if !recovered => {
                     recovered = true;
-                    let (rebound, _) =
-                        crate::recover::bind(core, session, Some(bound.generation)).await.ok()?;
+                    let lost = Lost { generation: bound.generation, sign: Sign::OtherStatus };
+                    let (rebound, _) = crate::recover::bind(core, session, Some(lost)).await.ok()?;
                     address = rebound.address.clone();
                     continue;
                 }

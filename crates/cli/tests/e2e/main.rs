@@ -8,6 +8,7 @@
 
 mod harness;
 
+mod admin;
 mod away;
 mod baseline;
 mod conformance;

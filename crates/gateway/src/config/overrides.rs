@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use super::{ConfigError, ConfigErrors, Place, StoreUrl, ValueError, value};
+use super::{AdminAddress, AdminToken, ConfigError, ConfigErrors, Place, StoreUrl, ValueError, value};
 
 /// Settings that stand above the file's; `None` and `false` leave it as it is.
 /// The environment's are applied first, the command line's after them.
@@ -12,6 +12,10 @@ use super::{ConfigError, ConfigErrors, Place, StoreUrl, ValueError, value};
 pub struct Overrides {
     /// In place of [`Config::listen`](super::Config::listen).
     pub listen: Option<SocketAddr>,
+    /// In place of [`Config::admin`](super::Config::admin).
+    pub admin: Option<AdminAddress>,
+    /// In place of the file that [`Config::admin_token`](super::Config::admin_token) tells of.
+    pub admin_token: Option<AdminToken>,
     /// In place of [`Config::store`](super::Config::store).
     pub store: Option<StoreUrl>,
     /// In place of [`Config::state_dir`](super::Config::state_dir).
@@ -25,8 +29,9 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    /// Reads `THROUGHLINE_LISTEN`, `THROUGHLINE_STORE`, `THROUGHLINE_STATE_DIR`, `THROUGHLINE_WORKERS` and
-    /// `THROUGHLINE_ALLOWED_HOSTS` (separated by commas). An empty variable counts as unset.
+    /// Reads `THROUGHLINE_LISTEN`, `THROUGHLINE_ADMIN`, `THROUGHLINE_ADMIN_TOKEN`, `THROUGHLINE_STORE`,
+    /// `THROUGHLINE_STATE_DIR`, `THROUGHLINE_WORKERS` and `THROUGHLINE_ALLOWED_HOSTS` (separated by commas).
+    /// An empty variable counts as unset.
     ///
     /// # Errors
     /// All variables that hold no value of their kind.
@@ -34,6 +39,8 @@ impl Overrides {
         let mut variables = Variables { env, errors: Vec::new() };
         let overrides = Self {
             listen: variables.parse("THROUGHLINE_LISTEN", value::listen),
+            admin: variables.parse("THROUGHLINE_ADMIN", AdminAddress::parse),
+            admin_token: variables.parse("THROUGHLINE_ADMIN_TOKEN", AdminToken::parse),
             store: variables.parse("THROUGHLINE_STORE", value::store),
             state_dir: variables.parse("THROUGHLINE_STATE_DIR", value::directory),
             workers: variables.parse("THROUGHLINE_WORKERS", value::workers),

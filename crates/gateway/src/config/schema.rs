@@ -12,8 +12,8 @@ use super::callers;
 use super::read::{Field, Key, Reader};
 use super::value::{self, show_duration};
 use super::{
-    Anonymous, Answers, Config, ConfigErrors, GIB, KIB, Limits, MIB, Mode, OnStoreMiss, Place, Route,
-    Sessions, Timeouts, Tls, UnsafeAfterLoss, days, hours, minutes,
+    AdminAddress, Anonymous, Answers, Config, ConfigErrors, GIB, KIB, Limits, MIB, Mode, OnStoreMiss, Place,
+    Route, Sessions, Timeouts, Tls, UnsafeAfterLoss, days, hours, minutes,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -23,6 +23,10 @@ const FILE: &[Key<Config>] = &[
         f.parsed(&mut c.listen, "an address", value::listen);
         c.listen_place = f.place();
     }),
+    Key::new("admin", |c, f| {
+        f.parsed(&mut c.admin, "an address", |text| AdminAddress::parse(text).map(Some));
+    }),
+    Key::new("access_log", |c, f| f.flag(&mut c.access_log)),
     Key::new("workers", |c, f| {
         let mut workers = 1;
         f.count(&mut workers, value::WORKERS);

@@ -74,6 +74,8 @@ fn the_example_explains_every_key() {
 /// Every key, none with its default.
 const EVERY_KEY: &str = r#"
 listen = "[::1]:9000"
+admin = "unix:/run/tl.sock"
+access_log = false
 workers = 3
 state_dir = "/var/lib/tl"
 store = "memory:"
@@ -142,6 +144,9 @@ fn every_key_is_read() {
     let sha256: [u8; 32] = data_encoding::HEXLOWER.decode(sha256).unwrap().try_into().unwrap();
     let expected = Config {
         listen: "[::1]:9000".parse().unwrap(),
+        admin: Some(AdminAddress::Unix("/run/tl.sock".into())),
+        admin_token: None,
+        access_log: false,
         workers: NonZeroUsize::new(3),
         state_dir: Some("/var/lib/tl".into()),
         store: StoreUrl::Memory,
@@ -408,6 +413,8 @@ fn a_url_alone_will_do() {
 fn the_environment_overrides_the_file_and_flags_override_both() {
     let variables = [
         ("THROUGHLINE_LISTEN", "127.0.0.1:1"),
+        ("THROUGHLINE_ADMIN", "127.0.0.1:2"),
+        ("THROUGHLINE_ADMIN_TOKEN", "0123456789abcdef"),
         ("THROUGHLINE_STORE", "memory:"),
         ("THROUGHLINE_STATE_DIR", "/s"),
         ("THROUGHLINE_WORKERS", "2"),
@@ -417,6 +424,8 @@ fn the_environment_overrides_the_file_and_flags_override_both() {
     config.apply(Overrides::from_env(&env(&variables)).unwrap());
     config.apply(Overrides { workers: NonZeroUsize::new(3), stateless: true, ..Overrides::default() });
     assert_eq!(config.listen.port(), 1);
+    assert_eq!(config.admin, Some(AdminAddress::Tcp("127.0.0.1:2".parse().unwrap())));
+    assert_eq!(config.admin_token.unwrap().expose(), "0123456789abcdef");
     assert_eq!(config.store, StoreUrl::Memory);
     assert_eq!(config.state_dir, Some("/s".into()));
     assert_eq!(config.workers, NonZeroUsize::new(3));

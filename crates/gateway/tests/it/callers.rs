@@ -172,10 +172,10 @@ fn a_caller_has_only_so_many_requests_under_way() {
     });
     let slow =
         || alice.begin("POST", request("1", "tools/call", r#"{"name":"count","arguments":{"slow":1}}"#));
-    let waiting = slow();
-    // A client that goes away does not give its place back: its call goes on.
-    drop(slow());
+    let (waiting, leaving) = (slow(), slow());
     upstream.wait_for("tools/call", 3);
+    // A client that goes away does not give its place back: its call goes on.
+    drop(leaving);
     let refused = alice.post(call("9", "count"));
     assert_eq!((refused.status, refused.code(), &refused.json()["id"]), (429, -32015, &9.into()));
     assert_eq!(refused.headers.get("retry-after"), Some("1"));

@@ -20,7 +20,7 @@ use serde_json::Value;
 
 pub(crate) use client::{Client, Incoming, Response};
 pub(crate) use gateway::{Clock, Gw};
-pub(crate) use logs::holds as logged;
+pub(crate) use logs::{holds as logged, lines};
 pub(crate) use mcp::{Session, call, initialize_body, request};
 pub(crate) use server::Answers;
 pub(crate) use upstream::{Answer, Events, Request, Upstream, json, refused, rpc_error, sse};
@@ -49,6 +49,15 @@ impl Gate {
         let open = self.open.lock().unwrap();
         let (open, _) = self.changed.wait_timeout_while(open, PATIENCE, |open| !*open).unwrap();
         assert!(*open, "the gate was never opened");
+    }
+}
+
+/// Waits for what nobody tells of: a number in a scrape, a line in a log.
+pub(crate) fn until(what: &str, ready: impl Fn() -> bool) {
+    let began = tokio::time::Instant::now();
+    while !ready() {
+        assert!(began.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod admin;
 mod at_most_once;
 mod callers;
 mod hostile;
@@ -13,6 +14,7 @@ mod ids;
 mod issued;
 mod keyed;
 mod limits;
+mod metrics;
 mod modern;
 mod process;
 mod questions;
