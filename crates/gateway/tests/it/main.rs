@@ -12,6 +12,7 @@ mod ids;
 mod issued;
 mod keyed;
 mod limits;
+mod malformed;
 mod modern;
 mod process;
 mod questions;

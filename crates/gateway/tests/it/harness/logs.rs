@@ -32,6 +32,11 @@ pub(crate) fn holds(text: &str) -> bool {
     String::from_utf8_lossy(&log).contains(text)
 }
 
+/// Memory that the record takes, in bytes.
+pub(crate) fn capacity() -> usize {
+    LOG.lock().unwrap().capacity()
+}
+
 /// Panics of gateways so far.
 pub(super) fn panics() -> Vec<String> {
     PANICS.lock().unwrap().clone()
