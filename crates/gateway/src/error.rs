@@ -11,8 +11,10 @@ use throughline_wire::version::ProtocolVersion;
 /// A failure of the gateway's own, as the client will see it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
-    /// The request names no host, or several.
+    /// The request names no host, or different ones.
     NoHost,
+    /// A header that there may be one of came twice.
+    Repeated,
     /// The request has more headers than the limit.
     TooManyHeaders,
     /// The Host header names no host of this gateway (DNS rebinding).
@@ -141,6 +143,7 @@ impl Fault {
         let row = |status, code, text: &str| Row { status, code, text: text.to_owned(), data: None };
         match self {
             Fault::NoHost
+            | Fault::Repeated
             | Fault::TooManyHeaders
             | Fault::BadHost
             | Fault::BadOrigin
@@ -200,6 +203,11 @@ impl Fault {
                 StatusCode::BAD_REQUEST,
                 code::INVALID_REQUEST,
                 "The request does not say which host it is for; send one Host header".into(),
+            ),
+            Fault::Repeated => (
+                StatusCode::BAD_REQUEST,
+                code::INVALID_REQUEST,
+                "A header that may come once came twice, such as Mcp-Session-Id; send it once".into(),
             ),
             Fault::TooManyHeaders => (
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

@@ -5,11 +5,12 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{HOST, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN};
 use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use socket2::{Domain, Protocol, Socket, Type};
+use throughline_wire::headers::{LAST_EVENT_ID, MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, MCP_SESSION_ID};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -28,6 +29,19 @@ use crate::{connection, origin, sockets};
 
 /// Connections that wait to be accepted, per core.
 const BACKLOG: i32 = 1024;
+
+/// Headers of which there is one: of two, this gateway and another reader could each take another.
+const ONCE: [HeaderName; 9] = [
+    HOST,
+    AUTHORIZATION,
+    CONTENT_TYPE,
+    ORIGIN,
+    HeaderName::from_static(MCP_SESSION_ID),
+    HeaderName::from_static(MCP_PROTOCOL_VERSION),
+    HeaderName::from_static(MCP_METHOD),
+    HeaderName::from_static(MCP_NAME),
+    HeaderName::from_static(LAST_EVENT_ID),
+];
 
 /// One listening socket for each core, all on one address; the kernel spreads connections over them.
 ///
@@ -149,18 +163,19 @@ fn refuse(core: &Core, fault: &Fault, request: Request<Incoming>) -> Response<Re
     tally::refused(core, reply::fault(&core.app, fault, None))
 }
 
-/// What differs between the HTTP versions: how many headers there may be, and where the host is named. Behind this
-/// it is in `Host`.
+/// What two readers of a request could take for two things; and what differs between the HTTP versions: how many
+/// headers there may be, and where the host is named. Behind this it is in `Host`.
 fn sane(core: &Core, request: &mut Request<Incoming>) -> Result<(), Fault> {
     if request.headers().len() > core.app.config.limits.headers {
         return Err(Fault::TooManyHeaders);
     }
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let (host, another) = (hosts.next(), hosts.next());
-    if another.is_some() {
-        return Err(Fault::NoHost);
+    let headers = request.headers();
+    // Nearly always every header comes once.
+    if headers.len() != headers.keys_len() && ONCE.iter().any(|name| headers.get_all(name).iter().count() > 1)
+    {
+        return Err(Fault::Repeated);
     }
-    match (request.uri().authority().map(Authority::as_str), host) {
+    match (request.uri().authority().map(Authority::as_str), headers.get(HOST)) {
         (None, None) => Err(Fault::NoHost),
         (None, Some(_)) => Ok(()),
         // RFC 9113, section 8.3.1; in HTTP/1.1 the target stands above the header (RFC 9112, section 3.2.2).

@@ -6,7 +6,7 @@
 mod client;
 mod gateway;
 pub(crate) mod h2;
-mod http;
+pub(crate) mod http;
 mod logs;
 mod mcp;
 mod server;
@@ -20,7 +20,7 @@ use serde_json::Value;
 
 pub(crate) use client::{Client, Incoming, Response};
 pub(crate) use gateway::{Clock, Gw};
-pub(crate) use logs::{holds as logged, lines};
+pub(crate) use logs::{capacity as log_capacity, holds as logged, lines};
 pub(crate) use mcp::{Session, call, initialize_body, request};
 pub(crate) use server::Answers;
 pub(crate) use upstream::{Answer, Events, Request, Upstream, json, refused, rpc_error, sse};

@@ -14,6 +14,7 @@ mod ids;
 mod issued;
 mod keyed;
 mod limits;
+mod malformed;
 mod metrics;
 mod modern;
 mod process;
