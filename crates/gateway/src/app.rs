@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use http::{HeaderValue, Uri};
 use throughline_store::{Store, StoreError};
@@ -49,6 +49,8 @@ pub struct App {
     /// How much is being answered.
     pub room: Room,
     stopping: watch::Sender<bool>,
+    /// The same, where it is asked often.
+    is_stopping: AtomicBool,
     next_id: AtomicU64,
 }
 
@@ -91,6 +93,7 @@ impl App {
             room: Room::default(),
             metrics: Metrics::new(effects.now()),
             stopping: watch::Sender::new(false),
+            is_stopping: AtomicBool::new(false),
             next_id: AtomicU64::new(1),
             config,
             effects,
@@ -112,12 +115,20 @@ impl App {
 
     /// Whether new work is refused because the process is about to end.
     pub fn is_stopping(&self) -> bool {
-        *self.stopping.borrow()
+        self.is_stopping.load(Ordering::Acquire)
     }
 
     /// Makes readiness false, ends standing streams and refuses new bindings.
     pub fn stop(&self) {
+        // First the flag: who was woken by the signal finds it set.
+        self.is_stopping.store(true, Ordering::Release);
         self.stopping.send_replace(true);
+    }
+
+    /// Returns when the gateway stops.
+    pub async fn stopped(&self) {
+        // The sender is here, so it cannot be gone.
+        let _ = self.stop_signal().wait_for(|stop| *stop).await;
     }
 
     /// Becomes true when the gateway stops.

@@ -1,6 +1,7 @@
 //! One client's connection: HTTP/1.1, or HTTP/2 where TLS agreed on it, and its end when the client is idle or stuck.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -50,7 +51,6 @@ pub async fn serve(core: Rc<Core>, stream: TcpStream, peer: Peer, tls: Option<Tl
 }
 
 async fn http1(core: Rc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, peer: Peer) {
-    let mut stop = core.app.stop_signal();
     let config = &core.app.config;
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -62,14 +62,21 @@ async fn http1(core: Rc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin + 'st
         async move { Ok::<_, Never>(answer(core, peer, request, None).await) }
     });
     let mut served = pin!(http.serve_connection(TokioIo::new(stream), service));
-    let outcome = tokio::select! {
-        outcome = served.as_mut() => outcome,
-        _ = stop.wait_for(|stop| *stop) => {
-            served.as_mut().graceful_shutdown();
-            served.await
+    let mut stopped = pin!(core.app.stopped());
+    let (mut heard, mut told) = (false, false);
+    let outcome = poll_fn(|cx| {
+        // The signal is polled once, which leaves this task's waker with it. From then on a flag is enough: polling
+        // it at every wake cost a hundredth of a request.
+        if !told && (!heard || core.app.is_stopping()) {
+            heard = true;
+            if stopped.as_mut().poll(cx).is_ready() {
+                served.as_mut().graceful_shutdown();
+                told = true;
+            }
         }
-    };
-    if let Err(error) = outcome {
+        served.as_mut().poll(cx)
+    });
+    if let Err(error) = outcome.await {
         tracing::debug!(%error, "a client's connection ended");
     }
 }
