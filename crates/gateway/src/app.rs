@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use http::{HeaderValue, Uri};
+use http::HeaderValue;
 use throughline_store::Store;
 use throughline_wire::seal::Keys;
 use tokio::sync::watch;
@@ -16,6 +16,7 @@ use crate::initialize::InitializeCache;
 use crate::principal::Directory;
 use crate::probe::EraCache;
 use crate::session::Table;
+use crate::upstream::destination::Destination;
 use crate::upstream::http::Endpoint;
 
 /// State shared by all cores. Nothing in it is locked over an await.
@@ -58,13 +59,21 @@ pub struct Route {
     pub initialize: InitializeCache,
     /// Which era the upstream speaks.
     pub era: EraCache,
+    /// Where the upstream is, and how it is reached.
+    pub to: Arc<Destination>,
 }
 
 impl App {
-    /// Puts the shared state together.
-    pub fn new(config: Config, effects: Effects, keys: Keys, store: Store) -> Arc<Self> {
+    /// Puts the shared state together; `destinations` are those of the routes, in their order.
+    pub fn new(
+        config: Config,
+        destinations: Vec<Arc<Destination>>,
+        effects: Effects,
+        keys: Keys,
+        store: Store,
+    ) -> Arc<Self> {
         let instance = data_encoding::HEXLOWER.encode(&effects.bytes::<4>());
-        let routes = config.routes.iter().enumerate().map(|(index, route)| {
+        let routes = config.routes.iter().zip(destinations).enumerate().map(|(index, (route, to))| {
             let digest = keys.digest("route", &[route.name.as_bytes()]);
             Arc::new(Route {
                 config: route.clone(),
@@ -72,6 +81,7 @@ impl App {
                 digest: first(&digest),
                 initialize: InitializeCache::default(),
                 era: EraCache::default(),
+                to,
             })
         });
         Arc::new(App {
@@ -134,9 +144,8 @@ pub struct Core {
 impl Core {
     /// For one core's runtime.
     pub fn new(app: Arc<App>) -> Rc<Self> {
-        let timeouts = &app.config.timeouts;
-        let endpoint = |uri: &Uri| Endpoint::new(uri.clone(), timeouts.connect, timeouts.first_byte);
-        let endpoints = app.routes.iter().map(|route| endpoint(&route.config.upstream)).collect();
+        let endpoint = |route: &Arc<Route>| Endpoint::new(Arc::clone(&route.to), app.effects);
+        let endpoints = app.routes.iter().map(endpoint).collect();
         Rc::new(Core { app, endpoints })
     }
 

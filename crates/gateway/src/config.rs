@@ -16,6 +16,7 @@ mod read;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod upstream;
 mod value;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -23,11 +24,12 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::Uri;
+use http::{HeaderName, Uri};
 
 pub use callers::{ApiKey, Callers, Conversation, KeyKind};
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
 pub use overrides::Overrides;
+pub use upstream::{Header, HeaderSource, Proxies, Proxy};
 
 /// The commented example configuration, as shipped. It is valid as it stands, and so it is with every option
 /// in it switched on; the values of its commented-out options are the defaults wherever there is one.
@@ -77,6 +79,8 @@ pub struct Config {
     pub callers: Callers,
     /// What is served, never empty; names and paths are distinct. The unnamed route comes first.
     pub routes: Vec<Route>,
+    /// Proxies on the way to upstreams, as the environment names them. Default: none.
+    pub proxies: Proxies,
     /// Whether a configuration file was given. See [`Config::anonymous_callers_share`].
     pub from_file: bool,
     /// Where `listen` was written, for [`Config::check`].
@@ -212,8 +216,24 @@ pub struct Route {
     pub name: String,
     /// Where clients reach it: `/mcp` for the unnamed route, else `/NAME/mcp`.
     pub path: String,
-    /// `url`: the upstream's endpoint, an absolute `http` URL without user name and fragment.
+    /// `url`: the upstream's endpoint, an absolute `http` or `https` URL without user name and fragment.
     pub upstream: Uri,
+    /// `ca`: a PEM file with the certificates that an `https` upstream's is to be signed by. Default (`None`):
+    /// the system's roots.
+    pub ca: Option<PathBuf>,
+    /// `client_certificate`: a PEM file with the certificate, and its chain, that the gateway shows to an `https`
+    /// upstream. Default: none.
+    pub client_certificate: Option<PathBuf>,
+    /// `client_key`: a PEM file with its private key. Set if and only if `client_certificate` is.
+    pub client_key: Option<PathBuf>,
+    /// `headers`: what every request to the upstream carries. Default: none.
+    pub headers: Vec<Header>,
+    /// `forward_headers`: headers of the client's that are passed on; sessions belong to whoever sends the same
+    /// values. Default: none.
+    pub forward_headers: Vec<HeaderName>,
+    /// `forward_authorization`: whether the client's `Authorization` is passed on; sessions then belong to
+    /// whoever sends the same. Default: no.
+    pub forward_authorization: bool,
     /// `mode`: whether sessions are kept. Default [`Mode::Sessions`].
     pub mode: Mode,
     /// `anonymous`: what callers without credentials and session id have in common. Default
@@ -243,6 +263,12 @@ impl Route {
             name: name.to_owned(),
             path: if name.is_empty() { "/mcp".to_owned() } else { format!("/{name}/mcp") },
             upstream,
+            ca: None,
+            client_certificate: None,
+            client_key: None,
+            headers: Vec::new(),
+            forward_headers: Vec::new(),
+            forward_authorization: false,
             mode: Mode::Sessions,
             anonymous: Anonymous::Isolated,
             answers: Answers::AsUpstream,
@@ -320,7 +346,7 @@ impl Config {
 
     /// Puts what `overrides` says in place of what was configured.
     pub fn apply(&mut self, overrides: Overrides) {
-        let Overrides { listen, store, state_dir, workers, allowed_hosts, stateless } = overrides;
+        let Overrides { listen, store, state_dir, workers, allowed_hosts, stateless, proxies } = overrides;
         if let Some(listen) = listen {
             self.listen = listen;
             self.listen_place = Place::Unknown;
@@ -332,6 +358,9 @@ impl Config {
         self.workers = workers.or(self.workers);
         if let Some(hosts) = allowed_hosts {
             self.allowed_hosts = hosts;
+        }
+        if let Some(proxies) = proxies {
+            self.proxies = proxies;
         }
         if stateless {
             self.routes.iter_mut().for_each(|route| route.mode = Mode::Stateless);
@@ -356,6 +385,16 @@ impl Config {
         );
         let error = ConfigError { place: self.listen_place.clone(), key: "listen".to_owned(), message };
         Err(ConfigErrors(vec![error]))
+    }
+
+    /// Reads the variables of the environment that headers of routes come from; what is read already stays.
+    ///
+    /// # Errors
+    /// All variables that are not set, or hold what headers cannot carry.
+    pub fn resolve(&mut self, env: &dyn Fn(&str) -> Option<String>) -> Result<(), ConfigErrors> {
+        let headers = self.routes.iter_mut().flat_map(|route| &mut route.headers);
+        let errors: Vec<_> = headers.filter_map(|header| header.value.resolve(env).err()).collect();
+        if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
     }
 
     /// Whether only this machine can reach the main listener.
@@ -389,6 +428,7 @@ impl Config {
             sessions: Sessions::default(),
             callers: Callers::default(),
             routes: Vec::new(),
+            proxies: Proxies::default(),
             from_file: true,
             listen_place: Place::Unknown,
         }

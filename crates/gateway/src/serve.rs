@@ -21,6 +21,7 @@ use tokio::task::LocalSet;
 use crate::app::{App, Core};
 use crate::config::{Config, ConfigErrors, StoreUrl, default_state_dir};
 use crate::effects::Effects;
+use crate::upstream::destination;
 use crate::{background, listener};
 
 /// How long work that no client waits for may go on after the last connection is done.
@@ -82,6 +83,8 @@ impl Gateway {
     /// [`StartError`]; nothing is left running then.
     pub fn start(mut config: Config, effects: Effects) -> Result<Self, StartError> {
         config.check()?;
+        config.resolve(&|name| std::env::var(name).ok())?;
+        let destinations = destination::of_routes(&config)?;
         let keys = Keys::derive(&key_ring(&config, effects)?);
         let store = runtime()?.block_on(open_store(&config))?;
         let workers = config.workers.map_or_else(cores, std::num::NonZero::get);
@@ -89,7 +92,7 @@ impl Gateway {
             .map_err(|source| StartError::Listen { address: config.listen, source })?;
         let room = Arc::new(Semaphore::new(config.limits.connections + workers));
         config.listen = address;
-        let app = App::new(config, effects, keys, store);
+        let app = App::new(config, destinations, effects, keys, store);
         let mut started = Gateway { address, app: Arc::clone(&app), workers: Vec::new() };
         for (index, socket) in sockets.into_iter().enumerate() {
             let worker = Worker { app: Arc::clone(&app), socket, room: Arc::clone(&room), index };
@@ -128,7 +131,8 @@ impl Gateway {
 
 /// An upstream as logs may show it: its query may hold a key.
 fn place(upstream: &http::Uri) -> String {
-    format!("http://{}{}", upstream.authority().map_or("", |authority| authority.as_str()), upstream.path())
+    let authority = upstream.authority().map_or("", |authority| authority.as_str());
+    format!("{}://{authority}{}", upstream.scheme_str().unwrap_or("http"), upstream.path())
 }
 
 fn cores() -> usize {

@@ -1,7 +1,12 @@
 //! The server behind a route, as this core speaks to it: requests of the gateway's own, and the look at the
 //! beginning of an answer that decides whether the session is lost.
 
+mod certainty;
+mod connect;
+pub mod destination;
 pub mod http;
+mod many;
+mod socket;
 
 use std::borrow::Cow;
 use std::rc::Rc;

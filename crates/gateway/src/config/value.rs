@@ -102,6 +102,14 @@ pub(super) fn directory(text: &str) -> Result<PathBuf, ValueError> {
     Ok(PathBuf::from(text))
 }
 
+/// A file; whether it is there is found out at start.
+pub(super) fn file(text: &str) -> Result<PathBuf, ValueError> {
+    if text.is_empty() {
+        return err("the path is empty".to_owned());
+    }
+    directory(text)
+}
+
 /// Where session records live.
 pub(super) fn store(text: &str) -> Result<StoreUrl, ValueError> {
     let (scheme, rest) = text.split_once(':').unwrap_or((text, ""));
@@ -131,10 +139,7 @@ pub(super) fn upstream(text: &str) -> Result<Uri, ValueError> {
     let not_a_url = || ValueError(format!("{text:?} is not a URL: write http://HOST:PORT/mcp"));
     let uri: Uri = text.parse().map_err(|_| not_a_url())?;
     match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => {
-            return err(format!("{text:?}: TLS to upstreams is not built yet: write http://HOST:PORT/mcp"));
-        }
+        Some("http" | "https") => {}
         _ => return Err(not_a_url()),
     }
     let has_port = authority.rfind(':') > authority.rfind(']');
@@ -253,7 +258,9 @@ mod tests {
 
     #[test]
     fn upstreams() {
-        for good in ["http://localhost:3000/mcp", "http://[::1]/mcp?a=b", "HTTP://h", "http://a/x@y"] {
+        for good in
+            ["http://localhost:3000/mcp", "https://h/mcp", "http://[::1]/mcp?a=b", "HTTP://h", "http://a/x@y"]
+        {
             upstream(good).unwrap();
         }
         let not_a_url = |text: &str| format!("{text:?} is not a URL: write http://HOST:PORT/mcp");
