@@ -13,6 +13,7 @@ use crate::account::Accounts;
 use crate::config::{self, Config};
 use crate::effects::Effects;
 use crate::initialize::InitializeCache;
+use crate::metadata;
 use crate::principal::Directory;
 use crate::probe::EraCache;
 use crate::session::Table;
@@ -59,6 +60,8 @@ pub struct Route {
     pub initialize: InitializeCache,
     /// Which era the upstream speaks.
     pub era: EraCache,
+    /// Where the upstream says that its OAuth metadata is.
+    pub metadata: metadata::Named,
     /// Where the upstream is, and how it is reached.
     pub to: Arc<Destination>,
 }
@@ -81,6 +84,7 @@ impl App {
                 digest: first(&digest),
                 initialize: InitializeCache::default(),
                 era: EraCache::default(),
+                metadata: metadata::Named::default(),
                 to,
             })
         });

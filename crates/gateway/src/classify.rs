@@ -18,6 +18,7 @@ use throughline_wire::version::{ASSUMED, Era, ProtocolVersion};
 use crate::app::{App, Route};
 use crate::config::{Answers, Mode};
 use crate::error::Fault;
+use crate::metadata;
 use crate::principal::{self, Caller};
 
 /// The reserved `_meta` member of revision 2026-07-28 that names the version of a request.
@@ -39,6 +40,8 @@ pub struct Arrived {
     pub session_id: Option<HeaderValue>,
     /// The value of its MCP-Protocol-Version header.
     pub version: Option<HeaderValue>,
+    /// The gateway's origin as the client knows it, on routes where the upstream's OAuth works through it.
+    pub origin: Option<String>,
     /// All its headers.
     pub headers: HeaderMap,
 }
@@ -183,8 +186,11 @@ pub async fn classify(app: &App, request: Request<Incoming>) -> Result<Arrived, 
     let accepts = accepts(&route, headers);
     let caller = principal::identify(app, &route, &parts, what.held())
         .map_err(|fault| Refused { fault, id: what.held().and_then(Held::raw_id).map(str::to_owned) })?;
+    let forwards = route.config.forward_authorization;
+    let origin = forwards.then(|| metadata::origin_of(&parts.uri, &parts.headers)).flatten();
     let headers = parts.headers;
     Ok(Arrived {
+        origin,
         caller,
         session_id: headers.get(MCP_SESSION_ID).cloned(),
         route,

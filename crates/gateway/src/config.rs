@@ -373,8 +373,17 @@ impl Config {
     /// # Errors
     /// When the gateway can be reached from other machines and no allowed host is known. Without a list the
     /// check of `Host` would refuse every client, or, left out, let any web page reach the gateway through a
-    /// name that it makes resolve to it (DNS rebinding).
+    /// name that it makes resolve to it (DNS rebinding). And when a key that opens the gateway would be passed on.
     pub fn check(&self) -> Result<(), ConfigErrors> {
+        let passes_keys = |route: &&Route| route.forward_headers.iter().any(|name| name == "x-api-key");
+        if !self.callers.keys.is_empty()
+            && let Some(route) = self.routes.iter().find(passes_keys)
+        {
+            let message =
+                format!("{} would pass keys of this gateway's callers on: take x-api-key out", route.path);
+            let error = ConfigError { place: Place::Unknown, key: "forward_headers".to_owned(), message };
+            return Err(ConfigErrors(vec![error]));
+        }
         if self.on_loopback() || !self.allowed_hosts.is_empty() {
             return Ok(());
         }

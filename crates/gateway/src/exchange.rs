@@ -11,11 +11,15 @@ use crate::classify::{self, Arrived, Held, OnDisconnect, What};
 use crate::error::Fault;
 use crate::initialize;
 use crate::listen;
+use crate::metadata;
 use crate::reply::{self, Asked, GoesOn, ReplyBody};
 use crate::session::{self, Holding};
 
 /// Answers one request. There is always an answer.
 pub async fn exchange(core: Rc<Core>, request: Request<Incoming>) -> Response<ReplyBody> {
+    if let Some(asked) = metadata::asked(&core.app, &request) {
+        return metadata::answer(&core, &asked).await;
+    }
     match classify::classify(&core.app, request).await {
         Err(refused) => reply::fault(&core.app, &refused.fault, refused.id.as_deref()),
         Ok(arrived) => match arrived.on_disconnect() {
@@ -39,10 +43,12 @@ async fn answer(core: Rc<Core>, arrived: Arrived) -> Response<ReplyBody> {
             session::close(&core, &arrived).await.map(|()| reply::empty(&core.app, StatusCode::OK))
         }
     };
-    answered.unwrap_or_else(|fault| {
+    let mut response = answered.unwrap_or_else(|fault| {
         let id = arrived.held().and_then(Held::raw_id);
         reply::fault(&core.app, &fault, id)
-    })
+    });
+    metadata::localise(&arrived, &mut response);
+    response
 }
 
 async fn initialize(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {
@@ -56,9 +62,7 @@ async fn request(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Resp
             Holding::Sessionless => call::pass(core, arrived, held).await?,
             Holding::Session(session) => call::run(core, arrived, held, &session).await?,
         };
-        let asked =
-            Asked { id: held.raw_id(), accepts: arrived.accepts, on_disconnect: arrived.on_disconnect() };
-        reply::relay(core, answered, &asked).await
+        reply::relay(core, answered, &Asked::by(arrived, held)).await
     };
     tokio::time::timeout(core.app.config.timeouts.call, reply).await.unwrap_or(Err(Fault::UpstreamTimeout))
 }
@@ -68,7 +72,7 @@ async fn notification(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result
         Holding::Session(session) => call::notify(core, arrived, held, &session).await,
         Holding::Sessionless => {
             let answered = call::pass(core, arrived, held).await?;
-            let asked = Asked { id: None, accepts: arrived.accepts, on_disconnect: OnDisconnect::Cancel };
+            let asked = Asked { on_disconnect: OnDisconnect::Cancel, ..Asked::by(arrived, held) };
             return reply::relay(core, answered, &asked).await;
         }
     }

@@ -11,6 +11,7 @@ use throughline_wire::{jsonrpc, method};
 use crate::app::Core;
 use crate::binding::Bound;
 use crate::classify::Held;
+use crate::credentials::Credentials;
 use crate::session::{Kind, Session};
 use crate::upstream::{self, Address, Own};
 
@@ -117,7 +118,15 @@ pub async fn replay(core: &Rc<Core>, session: &Session, record: &Record, address
 
 /// Whether sending this request twice does no more than sending it once: by its method, or, where the route believes
 /// such words, by what the tool says of itself.
-pub async fn is_repeatable(core: &Rc<Core>, session: &Arc<Session>, bound: &Bound, held: &Held) -> bool {
+///
+/// `credentials` are those of the request.
+pub async fn is_repeatable(
+    core: &Rc<Core>,
+    session: &Arc<Session>,
+    credentials: &Credentials,
+    bound: &Bound,
+    held: &Held,
+) -> bool {
     if method::is_repeatable(&held.method) {
         return true;
     }
@@ -125,38 +134,41 @@ pub async fn is_repeatable(core: &Rc<Core>, session: &Arc<Session>, bound: &Boun
         return false;
     }
     let Ok(Some(name)) = held.param(&["name"]) else { return false };
-    says_it_is_repeatable(core, session, bound, &held.body[name]).await.unwrap_or(false)
+    says_it_is_repeatable(core, session, credentials, bound, &held.body[name]).await.unwrap_or(false)
 }
 
 /// Looks the tool up in the session's own list, as it is now: what another session was told proves nothing.
 async fn says_it_is_repeatable(
     core: &Rc<Core>,
     session: &Arc<Session>,
+    credentials: &Credentials,
     bound: &Bound,
     name: &[u8],
 ) -> Option<bool> {
     let app = &core.app;
     let limit = app.config.limits.answer_bytes;
     let name = envelope::string_value(name)?;
-    let mut address = bound.address.clone();
+    let mut address = bound.address.on_behalf(credentials);
     let mut params = b"{}".to_vec();
     let mut recovered = false;
     for _ in 0..MAX_PAGES {
         let id = app.unique_id();
         let body = jsonrpc::request(&id, method::TOOLS_LIST, Some(&params));
-        let page =
-            match upstream::ask(core.endpoint(&session.route), &address, &id, body, limit).await.ok()? {
-                Own::Result(page, _) => page,
-                // The connection broke because the server died, most likely: then the session is lost as well.
-                Own::Refused(_) if !recovered => {
-                    recovered = true;
-                    let (rebound, _) =
-                        crate::recover::bind(core, session, Some(bound.generation)).await.ok()?;
-                    address = rebound.address.clone();
-                    continue;
-                }
-                Own::Refused(_) => return None,
-            };
+        let page = match upstream::ask(core.endpoint(&session.route), &address, &id, body, limit)
+            .await
+            .ok()?
+        {
+            Own::Result(page, _) => page,
+            // The connection broke because the server died, most likely: then the session is lost as well.
+            Own::Refused(_) if !recovered => {
+                recovered = true;
+                let (rebound, _) =
+                    crate::recover::bind(core, session, credentials, Some(bound.generation)).await.ok()?;
+                address = rebound.address.on_behalf(credentials);
+                continue;
+            }
+            Own::Refused(_) => return None,
+        };
         let page: serde_json::Value = serde_json::from_slice(&page).ok()?;
         let tool = page["tools"].as_array()?.iter().find(|tool| tool["name"] == *name);
         if let Some(tool) = tool {

@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::config::{Config, ConfigError, ConfigErrors, HeaderSource, Place, Proxy, Route};
+use crate::credentials::is_forwarding;
 
 /// The protocols that are offered to an upstream at `https`, the preferred one first (RFC 7301).
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -93,7 +94,7 @@ impl Destination {
             port: uri.port_u16().unwrap_or(if is_https { 443 } else { 80 }),
             proxy: config.proxies.on_the_way_to(&uri).cloned(),
             headers: headers.collect(),
-            forwards: route.forward_authorization || !route.forward_headers.is_empty(),
+            forwards: is_forwarding(route),
             connect_window: config.timeouts.connect,
             first_byte: config.timeouts.first_byte,
             uri,

@@ -147,21 +147,22 @@ impl Endpoint {
         connect_window: Duration,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Answer, SendError> {
-        // An idle connection that closes under our hands gives the request back; a fresh one is tried once
-        // per turn, within the connect window.
-        for _ in 0..MAX_TURNS {
+        // A connection that closes under our hands gives the request back: an idle one, or one to an upstream that
+        // is just about to go. Then another gets it.
+        for turn in 0..MAX_TURNS {
             let (place, reused) = match self.take().await {
                 Some(place) => (place, true),
                 None => (self.connect(connect_window).await?, false),
             };
             let sent = match place {
                 Place::One(connection) => self.send_on_one(connection, request, reused).await,
-                Place::Many(stream) => self.send_on_many(stream, request, reused).await,
+                // In boxes, as is connecting: the future of a plain request need not have room for it.
+                Place::Many(stream) => Box::pin(self.send_on_many(stream, request, reused)).await,
             };
             request = match sent {
                 Ok(answer) => return Ok(answer),
                 Err(Failed::Send(error)) => return Err(error),
-                Err(Failed::Unsent(request, _)) if reused => *request,
+                Err(Failed::Unsent(request, _)) if reused || turn == 0 => *request,
                 Err(Failed::Unsent(_, error)) => return Err(SendError::NotSent(error)),
             };
         }
@@ -177,7 +178,7 @@ impl Endpoint {
     }
 
     async fn connect(&self, window: Duration) -> Result<Place, SendError> {
-        Ok(match connect::connect(&self.to, window).await? {
+        Ok(match Box::pin(connect::connect(&self.to, window)).await? {
             Link::One(sender, socket) => Place::One(Connection { sender, socket }),
             Link::Many(sender, socket) => Place::Many(self.many.enter(sender, socket)),
         })

@@ -9,6 +9,7 @@ mod http;
 mod logs;
 mod mcp;
 mod server;
+mod tls;
 mod upstream;
 
 use std::sync::{Condvar, Mutex};
@@ -21,6 +22,7 @@ pub(crate) use gateway::{Clock, Gw};
 pub(crate) use logs::holds as logged;
 pub(crate) use mcp::{Session, call, initialize_body, request};
 pub(crate) use server::Answers;
+pub(crate) use tls::{Certificates, Fate, Front};
 pub(crate) use upstream::{Answer, Events, Request, Upstream, json, refused, rpc_error, sse};
 
 /// Nothing that a test waits for takes longer than this; what does is a failure.
