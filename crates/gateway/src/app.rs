@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use http::{HeaderValue, Uri};
+use http::HeaderValue;
 use throughline_store::{Store, StoreError};
 use tokio::sync::watch;
 
@@ -13,11 +13,13 @@ use crate::config::{self, Config};
 use crate::effects::Effects;
 use crate::initialize::InitializeCache;
 use crate::keys::LiveKeys;
+use crate::metadata;
 use crate::metrics::{Metrics, RouteCounts, Shard, StoreOperation};
 use crate::principal::Directory;
 use crate::probe::EraCache;
 use crate::room::Room;
 use crate::session::Table;
+use crate::upstream::destination::Destination;
 use crate::upstream::http::Endpoint;
 
 /// State shared by all cores. Nothing in it is locked over an await.
@@ -66,13 +68,23 @@ pub struct Route {
     pub initialize: InitializeCache,
     /// Which era the upstream speaks.
     pub era: EraCache,
+    /// Where the upstream says that its OAuth metadata is.
+    pub metadata: metadata::Named,
+    /// Where the upstream is, and how it is reached.
+    pub to: Arc<Destination>,
 }
 
 impl App {
-    /// Puts the shared state together.
-    pub fn new(config: Config, effects: Effects, keys: LiveKeys, store: Store) -> Arc<Self> {
+    /// Puts the shared state together; `destinations` are those of the routes, in their order.
+    pub fn new(
+        config: Config,
+        destinations: Vec<Arc<Destination>>,
+        effects: Effects,
+        keys: LiveKeys,
+        store: Store,
+    ) -> Arc<Self> {
         let instance = data_encoding::HEXLOWER.encode(&effects.bytes::<4>());
-        let routes = config.routes.iter().enumerate().map(|(index, route)| {
+        let routes = config.routes.iter().zip(destinations).enumerate().map(|(index, (route, to))| {
             let digest = keys.digest("route", &[route.name.as_bytes()]);
             Arc::new(Route {
                 config: route.clone(),
@@ -80,6 +92,8 @@ impl App {
                 digest: first(&digest),
                 initialize: InitializeCache::default(),
                 era: EraCache::default(),
+                metadata: metadata::Named::default(),
+                to,
             })
         });
         Arc::new(App {
@@ -161,9 +175,8 @@ pub struct Core {
 impl Core {
     /// For one core's runtime.
     pub fn new(app: Arc<App>) -> Rc<Self> {
-        let timeouts = &app.config.timeouts;
-        let endpoint = |uri: &Uri| Endpoint::new(uri.clone(), timeouts.connect, timeouts.first_byte);
-        let endpoints = app.routes.iter().map(|route| endpoint(&route.config.upstream)).collect();
+        let endpoint = |route: &Arc<Route>| Endpoint::new(Arc::clone(&route.to), app.effects);
+        let endpoints = app.routes.iter().map(endpoint).collect();
         let metrics = app.metrics.shard(app.routes.len());
         Rc::new(Core { app, endpoints, metrics })
     }

@@ -8,6 +8,7 @@ use throughline_store::{Millis, RecordKey};
 use tokio::time::MissedTickBehavior;
 
 use crate::app::Core;
+use crate::credentials::Credentials;
 use crate::metrics::StoreOperation;
 use crate::session::{self, millis};
 use crate::{recover, upstream};
@@ -74,7 +75,7 @@ async fn release_idle(core: &Rc<Core>, now: Millis) {
         session.is_quiet() && (session.used().0.saturating_add(idle) <= now.0 || session.expires <= now)
     });
     for session in lapsed {
-        recover::release(core, &session).await;
+        recover::release(core, &session, &Credentials::NONE).await;
         app.sessions.remove(&session);
     }
 }
@@ -96,7 +97,7 @@ async fn release_forgotten(core: &Rc<Core>, after: Option<RecordKey>, now: Milli
             && app.sessions.get(&key).is_none()
             && let Some(session) = session::of_record(app, key, stored)
         {
-            recover::release(core, &session).await;
+            recover::release(core, &session, &Credentials::NONE).await;
         }
     }
     last

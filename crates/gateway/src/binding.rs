@@ -11,9 +11,11 @@ use throughline_wire::loss::Sign;
 use tokio::sync::watch;
 
 use crate::app::App;
+use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::initialize::Lists;
 use crate::upstream::Address;
+use crate::upstream::cookies::{Cookie, Jar};
 
 /// What a session is bound to.
 pub enum Slot {
@@ -109,6 +111,8 @@ pub type Made = Result<(Arc<Bound>, Origin), Fault>;
 struct Secret {
     session_id: Option<String>,
     mark: [u8; 16],
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    cookies: Vec<Cookie>,
     #[serde(default)]
     lists: Lists,
     #[serde(default)]
@@ -148,6 +152,7 @@ impl Bound {
             session_id: text(&self.address.session_id),
             mark: self.mark,
             lists: self.lists,
+            cookies: self.address.cookies.cookies(),
             untold: self.untold.load(Ordering::Relaxed),
         };
         let plain = serde_json::to_vec(&secret).unwrap_or_default();
@@ -172,7 +177,12 @@ impl Bound {
         Some(Bound {
             generation: binding.generation,
             route,
-            address: Address { session_id, version },
+            address: Address {
+                session_id,
+                version,
+                cookies: Jar::new(secret.cookies),
+                credentials: Credentials::NONE,
+            },
             lists: secret.lists,
             mark: secret.mark,
             lossy: secret.untold,

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::app::{Core, Route};
 use crate::binding::{Bound, Lost, Origin};
 use crate::classify::{Arrived, Held};
+use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::session::{InFlight, Kind, Session};
 use crate::translate::{Renamed, Tagger};
@@ -88,21 +89,22 @@ async fn hold(
     session: &Arc<Session>,
     body: Bytes,
 ) -> Result<(Looked, Arc<Bound>, Origin), Fault> {
-    let (mut bound, mut origin) = recover::bind(core, session, None).await?;
+    let credentials = &arrived.caller.credentials;
+    let (mut bound, mut origin) = recover::bind(core, session, credentials, None).await?;
     let mut recovered = false;
     let mut broke = false;
     loop {
         // Calls that met the loss hear of it, and whoever restored the session, the first that comes after.
         let news = (recovered && bound.lossy) || bound.untold.load(Ordering::Relaxed);
-        if news && !restore::is_repeatable(core, session, &bound, held).await {
+        if news && !restore::is_repeatable(core, session, credentials, &bound, held).await {
             bound.untold.store(false, Ordering::Relaxed);
             return Err(Fault::StateLost);
         }
         let headers = headers(arrived, session.kind, &bound.address);
-        let looked = match send(core, &session.route, headers, body.clone()).await {
+        let looked = match send(core, &session.route, &bound.address, headers, body.clone()).await {
             Ok(looked) => looked,
             Err(error @ SendError::Broken(_)) if !broke => {
-                if !restore::is_repeatable(core, session, &bound, held).await {
+                if !restore::is_repeatable(core, session, credentials, &bound, held).await {
                     return Err(upstream::fault_of(error));
                 }
                 tracing::debug!(%error, method = &*held.method, "safe to repeat: sent again");
@@ -111,7 +113,7 @@ async fn hold(
             }
             Err(error) => return Err(upstream::fault_of(error)),
         };
-        let lost = match loss_of(core, session, &bound, &looked).await? {
+        let lost = match loss_of(core, session, credentials, &bound, &looked).await? {
             None => return Ok((alive(looked), bound, origin)),
             Some(sign) => Lost { generation: bound.generation, sign },
         };
@@ -126,15 +128,21 @@ async fn hold(
             "upstream session lost"
         );
         upstream::discard(looked);
-        (bound, origin) = recover::bind(core, session, Some(lost)).await?;
+        (bound, origin) = recover::bind(core, session, credentials, Some(lost)).await?;
         arrived.seen.recovered();
         listen::followed(session, &bound).await;
     }
 }
 
-async fn send(core: &Core, route: &Route, headers: HeaderMap, body: Bytes) -> Result<Looked, SendError> {
+async fn send(
+    core: &Core,
+    route: &Route,
+    address: &Address,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Looked, SendError> {
     let sent = Instant::now();
-    let answer = core.endpoint(route).send(Method::POST, headers, body).await?;
+    let answer = upstream::send(core.endpoint(route), address, Method::POST, headers, body).await?;
     core.counts(route).upstream.observe(sent.elapsed());
     Looked::at(answer, core.app.config.limits.event_bytes).await
 }
@@ -143,6 +151,7 @@ async fn send(core: &Core, route: &Route, headers: HeaderMap, body: Bytes) -> Re
 async fn loss_of(
     core: &Core,
     session: &Session,
+    credentials: &Credentials,
     bound: &Bound,
     looked: &Looked,
 ) -> Result<Option<Sign>, Fault> {
@@ -150,7 +159,8 @@ async fn loss_of(
         Verdict::Alive => Ok(None),
         Verdict::Lost(sign) => Ok(Some(sign)),
         Verdict::Suspected(sign) => {
-            match upstream::ping(core.endpoint(&session.route), &bound.address).await {
+            let address = bound.address.on_behalf(credentials);
+            match upstream::ping(core.endpoint(&session.route), &address).await {
                 Some(true) => Ok(None),
                 Some(false) => Ok(Some(sign)),
                 // Not known. A 404 would make the client throw its session away, which may well be alive.
@@ -179,7 +189,16 @@ fn alive(mut looked: Looked) -> Looked {
 /// Sends a request, or a notification, where there are no sessions.
 pub async fn pass(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Answered, Fault> {
     let repeatable = method::is_repeatable(&held.method);
-    let once = || send(core, &arrived.route, forwarded(&arrived.headers), held.body.clone());
+    let nowhere = Address::default();
+    let once = || {
+        send(
+            core,
+            &arrived.route,
+            &nowhere,
+            forwarded(&arrived.headers, &arrived.caller.credentials),
+            held.body.clone(),
+        )
+    };
     let mut sent = once().await;
     if matches!(sent, Err(SendError::Broken(_))) && repeatable {
         sent = once().await;
@@ -239,7 +258,7 @@ pub async fn respond(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &
 
 async fn deliver(core: &Rc<Core>, arrived: &Arrived, session: &Session, bound: &Bound, body: Bytes) {
     let headers = headers(arrived, session.kind, &bound.address);
-    match send(core, &session.route, headers, body).await {
+    match send(core, &session.route, &bound.address, headers, body).await {
         Ok(looked) => {
             let status = looked.status.as_u16();
             if !looked.status.is_success() {
@@ -262,7 +281,7 @@ fn cancel_unique(session: &Session, held: &Held) -> Option<Vec<u8>> {
 
 /// Headers for the upstream: the client's that mean something there, and what puts the request into the session.
 fn headers(arrived: &Arrived, kind: Kind, address: &Address) -> HeaderMap {
-    let mut headers = forwarded(&arrived.headers);
+    let mut headers = forwarded(&arrived.headers, &arrived.caller.credentials);
     let own = headers.get(MCP_PROTOCOL_VERSION).cloned().filter(|_| kind == Kind::Issued);
     address.apply(&mut headers);
     // A client of its own session says itself what it speaks, right or wrong.
@@ -272,8 +291,9 @@ fn headers(arrived: &Arrived, kind: Kind, address: &Address) -> HeaderMap {
     headers
 }
 
-/// The client's headers that an upstream gets. Credentials, cookies and addresses are not among them.
-pub fn forwarded(from: &HeaderMap) -> HeaderMap {
+/// The client's headers that an upstream gets. Cookies and addresses are not among them, and credentials only where
+/// the route says so.
+fn forwarded(from: &HeaderMap, credentials: &Credentials) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(12);
     for (name, value) in from {
         let pass = match name.as_str() {
@@ -286,12 +306,18 @@ pub fn forwarded(from: &HeaderMap) -> HeaderMap {
     }
     headers.insert(ACCEPT, ACCEPT_BOTH);
     headers.insert(CONTENT_TYPE, JSON);
+    credentials.apply(&mut headers);
     headers
 }
 
 /// Headers for the upstream's standing stream.
-pub fn listen_headers(arrived: &HeaderMap, address: &Address, last_event_id: Option<&[u8]>) -> HeaderMap {
-    let mut headers = forwarded(arrived);
+pub fn listen_headers(
+    arrived: &HeaderMap,
+    credentials: &Credentials,
+    address: &Address,
+    last_event_id: Option<&[u8]>,
+) -> HeaderMap {
+    let mut headers = forwarded(arrived, credentials);
     headers.remove(CONTENT_TYPE);
     headers.insert(ACCEPT, http::HeaderValue::from_static("text/event-stream"));
     address.apply(&mut headers);

@@ -17,6 +17,7 @@ mod read;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod upstream;
 mod value;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,7 +25,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::Uri;
+use http::{HeaderName, Uri};
 
 use crate::peer::Network;
 
@@ -32,6 +33,7 @@ pub use admin::{AdminAddress, AdminToken};
 pub use callers::{ApiKey, CallerProxy, Callers, Conversation, KeyKind};
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
 pub use overrides::Overrides;
+pub use upstream::{Header, HeaderSource, Proxies, Proxy};
 
 /// The commented example configuration, as shipped. It is valid as it stands, and so it is with every option
 /// in it switched on; the values of its commented-out options are the defaults wherever there is one.
@@ -92,6 +94,8 @@ pub struct Config {
     pub callers: Callers,
     /// What is served, never empty; names and paths are distinct. The unnamed route comes first.
     pub routes: Vec<Route>,
+    /// Proxies on the way to upstreams, as the environment names them. Default: none.
+    pub proxies: Proxies,
     /// Whether a configuration file was given. See [`Config::anonymous_callers_share`].
     pub from_file: bool,
     /// Where `listen` was written, for [`Config::check`].
@@ -256,8 +260,24 @@ pub struct Route {
     pub name: String,
     /// Where clients reach it: `/mcp` for the unnamed route, else `/NAME/mcp`.
     pub path: String,
-    /// `url`: the upstream's endpoint, an absolute `http` URL without user name and fragment.
+    /// `url`: the upstream's endpoint, an absolute `http` or `https` URL without user name and fragment.
     pub upstream: Uri,
+    /// `ca`: a PEM file with the certificates that an `https` upstream's is to be signed by. Default (`None`):
+    /// the system's roots.
+    pub ca: Option<PathBuf>,
+    /// `client_certificate`: a PEM file with the certificate, and its chain, that the gateway shows to an `https`
+    /// upstream. Default: none.
+    pub client_certificate: Option<PathBuf>,
+    /// `client_key`: a PEM file with its private key. Set if and only if `client_certificate` is.
+    pub client_key: Option<PathBuf>,
+    /// `headers`: what every request to the upstream carries. Default: none.
+    pub headers: Vec<Header>,
+    /// `forward_headers`: headers of the client's that are passed on; sessions belong to whoever sends the same
+    /// values. Default: none.
+    pub forward_headers: Vec<HeaderName>,
+    /// `forward_authorization`: whether the client's `Authorization` is passed on; sessions then belong to
+    /// whoever sends the same. Default: no.
+    pub forward_authorization: bool,
     /// `mode`: whether sessions are kept. Default [`Mode::Sessions`].
     pub mode: Mode,
     /// `anonymous`: what callers without credentials and session id have in common. Default
@@ -287,6 +307,12 @@ impl Route {
             name: name.to_owned(),
             path: if name.is_empty() { "/mcp".to_owned() } else { format!("/{name}/mcp") },
             upstream,
+            ca: None,
+            client_certificate: None,
+            client_key: None,
+            headers: Vec::new(),
+            forward_headers: Vec::new(),
+            forward_authorization: false,
             mode: Mode::Sessions,
             anonymous: Anonymous::Isolated,
             answers: Answers::AsUpstream,
@@ -364,8 +390,17 @@ impl Config {
 
     /// Puts what `overrides` says in place of what was configured.
     pub fn apply(&mut self, overrides: Overrides) {
-        let Overrides { listen, admin, admin_token, store, state_dir, workers, allowed_hosts, stateless } =
-            overrides;
+        let Overrides {
+            listen,
+            admin,
+            admin_token,
+            store,
+            state_dir,
+            workers,
+            allowed_hosts,
+            stateless,
+            proxies,
+        } = overrides;
         self.admin = admin.or_else(|| self.admin.take());
         self.admin_token = admin_token.or_else(|| self.admin_token.take());
         if let Some(listen) = listen {
@@ -380,6 +415,9 @@ impl Config {
         if let Some(hosts) = allowed_hosts {
             self.allowed_hosts = hosts;
         }
+        if let Some(proxies) = proxies {
+            self.proxies = proxies;
+        }
         if stateless {
             self.routes.iter_mut().for_each(|route| route.mode = Mode::Stateless);
         }
@@ -391,8 +429,17 @@ impl Config {
     /// # Errors
     /// When the gateway can be reached from other machines and no allowed host is known. Without a list the
     /// check of `Host` would refuse every client, or, left out, let any web page reach the gateway through a
-    /// name that it makes resolve to it (DNS rebinding).
+    /// name that it makes resolve to it (DNS rebinding). And when a key that opens the gateway would be passed on.
     pub fn check(&self) -> Result<(), ConfigErrors> {
+        let passes_keys = |route: &&Route| route.forward_headers.iter().any(|name| name == "x-api-key");
+        if !self.callers.keys.is_empty()
+            && let Some(route) = self.routes.iter().find(passes_keys)
+        {
+            let message =
+                format!("{} would pass keys of this gateway's callers on: take x-api-key out", route.path);
+            let error = ConfigError { place: Place::Unknown, key: "forward_headers".to_owned(), message };
+            return Err(ConfigErrors(vec![error]));
+        }
         if self.on_loopback() || !self.allowed_hosts.is_empty() {
             return Ok(());
         }
@@ -403,6 +450,16 @@ impl Config {
         );
         let error = ConfigError { place: self.listen_place.clone(), key: "listen".to_owned(), message };
         Err(ConfigErrors(vec![error]))
+    }
+
+    /// Reads the variables of the environment that headers of routes come from; what is read already stays.
+    ///
+    /// # Errors
+    /// All variables that are not set, or hold what headers cannot carry.
+    pub fn resolve(&mut self, env: &dyn Fn(&str) -> Option<String>) -> Result<(), ConfigErrors> {
+        let headers = self.routes.iter_mut().flat_map(|route| &mut route.headers);
+        let errors: Vec<_> = headers.filter_map(|header| header.value.resolve(env).err()).collect();
+        if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
     }
 
     /// Whether only this machine can reach the main listener.
@@ -441,6 +498,7 @@ impl Config {
             sessions: Sessions::default(),
             callers: Callers::default(),
             routes: Vec::new(),
+            proxies: Proxies::default(),
             from_file: true,
             listen_place: Place::Unknown,
         }

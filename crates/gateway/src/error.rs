@@ -3,10 +3,14 @@
 //! What an upstream answers is not here: it passes. Internal detail (addresses, I/O errors) goes to the log,
 //! where `Fault` is built; the client gets the table's text, which says what happened, why, and what to do.
 
+use std::sync::Arc;
+
 use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use throughline_wire::envelope::EnvelopeError;
 use throughline_wire::version::ProtocolVersion;
+
+use crate::upstream::Refusal;
 
 /// A failure of the gateway's own, as the client will see it.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,8 +61,10 @@ pub enum Fault {
     UpstreamGarbled,
     /// The upstream would not open a session; its HTTP status.
     InitializeRefused(u16),
-    /// The upstream wants credentials before it opens a session; its `WWW-Authenticate`.
-    Challenged(HeaderValue),
+    /// The upstream wants credentials, or better ones; its answer, which the client gets.
+    Challenged(Arc<Refusal>),
+    /// The upstream says nothing of how to log in to it.
+    NoMetadata,
     /// The upstream lost the session again right after it was restored.
     LostAgain,
     /// No upstream session could be opened for the call.
@@ -130,10 +136,17 @@ impl Fault {
         }
     }
 
-    /// Value for `WWW-Authenticate`, of a 401.
+    /// What the upstream answered, where the client gets that instead of the table's row.
+    pub fn of_upstream(&self) -> Option<&Refusal> {
+        match self {
+            Fault::Challenged(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// Value for `WWW-Authenticate`, of a 401 of the gateway's own.
     pub fn challenge(&self) -> Option<HeaderValue> {
         match self {
-            Fault::Challenged(challenge) => Some(challenge.clone()),
             Fault::Unauthorized => Some(HeaderValue::from_static("Bearer realm=\"throughline\"")),
             _ => None,
         }
@@ -148,6 +161,7 @@ impl Fault {
             | Fault::BadHost
             | Fault::BadOrigin
             | Fault::NoRoute
+            | Fault::NoMetadata
             | Fault::Method(_)
             | Fault::ContentType
             | Fault::NotAcceptable
@@ -229,6 +243,11 @@ impl Fault {
                 code::SERVER,
                 "Not found: no MCP endpoint at this path; the default is /mcp".into(),
             ),
+            Fault::NoMetadata => (
+                StatusCode::NOT_FOUND,
+                code::SERVER,
+                "Not found: the server behind the gateway says nothing of how to log in to it".into(),
+            ),
             Fault::Method(allow) => (
                 StatusCode::METHOD_NOT_ALLOWED,
                 code::SERVER,
@@ -303,8 +322,8 @@ impl Fault {
                 ),
                 executed(false),
             ),
-            Fault::Challenged(_) => (
-                StatusCode::UNAUTHORIZED,
+            Fault::Challenged(refusal) => (
+                refusal.status,
                 code::SERVER,
                 "Unauthorized: the server behind the gateway wants credentials".into(),
                 executed(false),

@@ -11,6 +11,7 @@ use crate::classify::{self, Arrived, Held, OnDisconnect, What};
 use crate::error::Fault;
 use crate::initialize;
 use crate::listen;
+use crate::metadata;
 use crate::peer::Peer;
 use crate::reply::{self, Asked, GoesOn, ReplyBody};
 use crate::room;
@@ -19,6 +20,9 @@ use crate::tally;
 
 /// Answers one request. There is always an answer.
 pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) -> Response<ReplyBody> {
+    if let Some(asked) = metadata::asked(&core.app, peer, &request) {
+        return metadata::answer(&core, &asked).await;
+    }
     let (parts, mut body) = request.into_parts();
     match classify::classify(&core.app, peer, parts, &mut body).await {
         Err(refused) => {
@@ -47,10 +51,11 @@ async fn answer(core: Rc<Core>, arrived: Arrived) -> Response<ReplyBody> {
             session::close(&core, &arrived).await.map(|()| reply::empty(&core.app, StatusCode::OK))
         }
     };
-    let response = answered.unwrap_or_else(|fault| {
+    let mut response = answered.unwrap_or_else(|fault| {
         let id = arrived.held().and_then(Held::raw_id);
         reply::fault(&core.app, &fault, id)
     });
+    metadata::localise(&core.app, &arrived, &mut response);
     tally::answered(present, arrived, response)
 }
 
@@ -65,9 +70,7 @@ async fn request(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Resp
             Holding::Sessionless => call::pass(core, arrived, held).await?,
             Holding::Session(session) => call::run(core, arrived, held, &session).await?,
         };
-        let asked =
-            Asked { id: held.raw_id(), accepts: arrived.accepts, on_disconnect: arrived.on_disconnect() };
-        reply::relay(core, answered, &asked).await
+        reply::relay(core, answered, &Asked::by(arrived, held)).await
     };
     tokio::time::timeout(core.app.config.timeouts.call, reply).await.unwrap_or(Err(Fault::UpstreamTimeout))
 }
@@ -77,7 +80,7 @@ async fn notification(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result
         Holding::Session(session) => call::notify(core, arrived, held, &session).await,
         Holding::Sessionless => {
             let answered = call::pass(core, arrived, held).await?;
-            let asked = Asked { id: None, accepts: arrived.accepts, on_disconnect: OnDisconnect::Cancel };
+            let asked = Asked { on_disconnect: OnDisconnect::Cancel, ..Asked::by(arrived, held) };
             return reply::relay(core, answered, &asked).await;
         }
     }

@@ -9,15 +9,12 @@ mod params;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::header::WWW_AUTHENTICATE;
-use http::{HeaderValue, StatusCode};
+use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use throughline_store::{Millis, RecordKey};
-use throughline_wire::envelope::{self, Envelope, Message};
+use throughline_wire::envelope;
 use throughline_wire::headers::MCP_SESSION_ID;
 use throughline_wire::seal::SessionToken;
-use throughline_wire::splice::splice;
 use throughline_wire::{jsonrpc, method};
 use tokio::sync::watch;
 
@@ -28,9 +25,11 @@ pub use params::InitializeParams;
 use crate::app::{Core, Route};
 use crate::classify::{Arrived, Held};
 use crate::config::Mode;
+use crate::credentials::Credentials;
 use crate::error::Fault;
-use crate::principal::Continuity;
+use crate::principal::{Caller, Continuity};
 use crate::session::millis;
+use crate::upstream::cookies::Jar;
 use crate::upstream::{self, Address, Own, Refusal};
 
 /// Which lists the server announces changes of.
@@ -72,12 +71,13 @@ pub async fn open_or_take(
     core: &Rc<Core>,
     route: &Arc<Route>,
     principal: &[u8; 16],
+    credentials: &Credentials,
     params: &InitializeParams,
 ) -> Result<Opened, Fault> {
     let digest = params.digest(core, route, principal);
     match route.initialize.take(&digest, core.app.effects.now()) {
         Some(opened) => Ok(opened),
-        None => open(core, route, principal, params).await,
+        None => open(core, route, principal, credentials, params).await,
     }
 }
 
@@ -86,25 +86,30 @@ pub async fn open(
     core: &Rc<Core>,
     route: &Arc<Route>,
     principal: &[u8; 16],
+    credentials: &Credentials,
     params: &InitializeParams,
 ) -> Result<Opened, Fault> {
-    let answer = ask(core, route, params).await.map_err(|none| match none {
+    let answer = ask(core, route, credentials, params).await.map_err(|none| match none {
         NoAnswer::Fault(fault) => fault,
-        NoAnswer::Refused(refusal) => match refusal.headers.get(WWW_AUTHENTICATE) {
-            Some(challenge) if refusal.status == StatusCode::UNAUTHORIZED => {
-                Fault::Challenged(challenge.clone())
-            }
-            _ => Fault::InitializeRefused(refusal.status.as_u16()),
-        },
+        NoAnswer::Refused(refusal) => refused(Refusal::clone(&refusal)),
     })?;
     let lists = Lists::of_result(&answer.result);
     let address = answer.address.clone();
     // A real session says what is true now, whatever was kept.
     let until = Millis(core.app.effects.now().0 + millis(core.app.config.sessions.initialize_cache));
     let digest = params.digest(core, route, principal);
-    let displaced = route.initialize.keep(digest, Known { answer, until, warm: None });
+    let displaced =
+        route.initialize.keep(digest, Known { answer: answer.without_cookies(), until, warm: None });
     end_later(core, route, displaced);
     Ok(Opened { address, lists, taken: false, told: false })
+}
+
+/// How a refusal to open a session is told to a client that was not about to open one.
+pub fn refused(refusal: Refusal) -> Fault {
+    if refusal.is_challenge() {
+        return Fault::Challenged(Arc::new(refusal));
+    }
+    Fault::InitializeRefused(refusal.status.as_u16())
 }
 
 fn end_later(core: &Rc<Core>, route: &Arc<Route>, addresses: Vec<Address>) {
@@ -114,13 +119,21 @@ fn end_later(core: &Rc<Core>, route: &Arc<Route>, addresses: Vec<Address>) {
 }
 
 /// Asks the upstream.
-async fn ask(core: &Rc<Core>, route: &Route, params: &InitializeParams) -> Result<Answer, NoAnswer> {
+async fn ask(
+    core: &Rc<Core>,
+    route: &Route,
+    credentials: &Credentials,
+    params: &InitializeParams,
+) -> Result<Answer, NoAnswer> {
     let _turn = route.initialize.turn().await;
     let id = core.app.unique_id();
     let body = jsonrpc::request(&id, method::INITIALIZE, Some(params.raw.as_bytes()));
     let limit = core.app.config.limits.answer_bytes;
     // No session id goes with it, whatever the client sent: servers take that for a second initialize.
-    let own = upstream::ask(core.endpoint(route), &Address::default(), &id, body, limit).await;
+    let cookies = Jar::new(Vec::new());
+    let address =
+        Address { cookies: cookies.clone(), credentials: credentials.clone(), ..Address::default() };
+    let own = upstream::ask(core.endpoint(route), &address, &id, body, limit).await;
     match own.map_err(NoAnswer::Fault)? {
         Own::Result(result, headers) => {
             let version = envelope::member(&result, "protocolVersion").ok().flatten();
@@ -130,7 +143,8 @@ async fn ask(core: &Rc<Core>, route: &Route, params: &InitializeParams) -> Resul
             };
             core.counts(route).opened.up();
             let session_id = headers.get(MCP_SESSION_ID).cloned();
-            Ok(Answer { result, address: Address { session_id, version: Some(version) } })
+            let address = Address { session_id, version: Some(version), cookies, ..Address::default() };
+            Ok(Answer { result, address })
         }
         Own::Refused(refusal) => Err(NoAnswer::Refused(Arc::new(refusal))),
     }
@@ -140,16 +154,17 @@ async fn ask(core: &Rc<Core>, route: &Route, params: &InitializeParams) -> Resul
 async fn shared(
     core: &Rc<Core>,
     route: &Arc<Route>,
-    principal: [u8; 16],
+    caller: &Caller,
     params: &Arc<InitializeParams>,
 ) -> Result<Answer, NoAnswer> {
-    let digest = params.digest(core, route, &principal);
+    let digest = params.digest(core, route, &caller.principal);
     let mut asking = match route.initialize.lookup(digest, core.app.effects.now()) {
         Lookup::Known(answer) => return Ok(answer),
         Lookup::Wait(asking) => asking,
         Lookup::Ask(tell, asking) => {
             let (core, route, params) = (Rc::clone(core), Arc::clone(route), Arc::clone(params));
-            tokio::task::spawn_local(ask_for_all(core, route, digest, params, tell));
+            let credentials = caller.credentials.clone();
+            tokio::task::spawn_local(ask_for_all(core, route, digest, credentials, params, tell));
             asking
         }
     };
@@ -163,10 +178,11 @@ async fn ask_for_all(
     core: Rc<Core>,
     route: Arc<Route>,
     digest: [u8; 16],
+    credentials: Credentials,
     params: Arc<InitializeParams>,
     tell: watch::Sender<Outcome>,
 ) {
-    let outcome = ask(&core, &route, &params).await;
+    let outcome = ask(&core, &route, &credentials, &params).await;
     match &outcome {
         Ok(answer) => {
             let (now, sessions) = (core.app.effects.now().0, &core.app.config.sessions);
@@ -191,14 +207,12 @@ pub enum Welcome {
         /// The session id for the client; None on a stateless route.
         session_id: Option<HeaderValue>,
     },
-    /// The upstream's refusal, under the client's id.
+    /// The upstream's refusal.
     Refused {
-        /// The upstream's status.
-        status: StatusCode,
-        /// The upstream's headers.
+        /// As it came.
         refusal: Arc<Refusal>,
-        /// The body.
-        body: Bytes,
+        /// The client's id, raw JSON.
+        id: String,
     },
 }
 
@@ -207,7 +221,7 @@ pub async fn answer(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<W
     let app = &core.app;
     let params = Arc::new(InitializeParams::read(held.raw_params().ok_or(Fault::InitializeParams)?)?);
     let id = held.raw_id().unwrap_or("null");
-    let answer = match shared(core, &arrived.route, arrived.caller.principal, &params).await {
+    let answer = match shared(core, &arrived.route, &arrived.caller, &params).await {
         Ok(answer) => answer,
         Err(NoAnswer::Fault(fault)) => return Err(fault),
         // Where it points to, the client could not follow.
@@ -215,8 +229,7 @@ pub async fn answer(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<W
             return Err(Fault::InitializeRefused(refusal.status.as_u16()));
         }
         Err(NoAnswer::Refused(refusal)) => {
-            let body = under_id(&refusal.body, id);
-            return Ok(Welcome::Refused { status: refusal.status, refusal, body });
+            return Ok(Welcome::Refused { refusal, id: id.to_owned() });
         }
     };
     let body = jsonrpc::result(id, &answer.result);
@@ -238,15 +251,4 @@ pub async fn answer(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<W
     app.sessions.remember(RecordKey(token.id), params);
     let session_id = app.keys.seal_session(&token, app.effects.bytes());
     Ok(Welcome::Result { body, session_id: HeaderValue::from_str(&session_id).ok() })
-}
-
-/// A refusal's body with the client's id in place of ours, where it is a JSON-RPC error.
-fn under_id(body: &Bytes, id: &str) -> Bytes {
-    match Envelope::parse(body, &envelope::Limits::ANY_DEPTH).map(|envelope| envelope.message) {
-        Ok(Message::Response { id: Some(ours), outcome: envelope::Outcome::Error(_) }) => {
-            let edit = throughline_wire::splice::Edit::replace(ours.span(), id.as_bytes());
-            splice(body, &mut [edit]).into()
-        }
-        _ => body.clone(),
-    }
 }

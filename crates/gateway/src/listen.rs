@@ -21,13 +21,14 @@ use crate::app::Core;
 use crate::binding::{Bound, Lost};
 use crate::call::listen_headers;
 use crate::classify::{Arrived, reads_streams};
+use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::recover;
 use crate::reply::{self, HEARTBEAT, ReplyBody};
 use crate::session::{self, InFlight, Session, lock};
 use crate::translate::{Outward, Tagger};
 use crate::upstream::http::AnswerBody;
-use crate::upstream::{self, Looked};
+use crate::upstream::{self, Looked, Refusal};
 
 /// Events between the upstream's reader and a slow client; then the upstream has to wait.
 const QUEUE: usize = 32;
@@ -41,7 +42,10 @@ const REOPEN_MAX: Duration = Duration::from_secs(15);
 /// A stream that lasted so long was no failure.
 const REOPEN_RESET: Duration = Duration::from_secs(30);
 /// How long a call waits for the stream to follow into a new binding.
-const FOLLOW: Duration = Duration::from_secs(1);
+const FOLLOW: Duration = Duration::from_secs(3);
+
+/// Longest refusal that is passed on, in bytes.
+const MAX_CHALLENGE: usize = 64 * 1024;
 
 /// A client's stream, as the task sees it.
 type Client = mpsc::Sender<Bytes>;
@@ -67,7 +71,7 @@ pub async fn listen(
         return Err(Fault::NotAcceptable);
     }
     let in_use = session.begin(core, &arrived.caller, None);
-    let (bound, _) = recover::bind(core, &session, None).await?;
+    let (bound, _) = recover::bind(core, &session, &arrived.caller.credentials, None).await?;
     let resumed = last_event_id.and_then(|id| Tagger::new(&core.app, &bound).own_event_id(id));
     let (client, channel) = mpsc::channel(QUEUE);
     let (handed, takeover) = mpsc::channel(1);
@@ -82,6 +86,7 @@ pub async fn listen(
         session,
         bound,
         headers: arrived.headers.clone(),
+        credentials: arrived.caller.credentials.clone(),
         client,
         idle: Vec::new(),
         listener,
@@ -154,6 +159,8 @@ struct Stream {
     session: Arc<Session>,
     bound: Arc<Bound>,
     headers: HeaderMap,
+    /// What the client brought for the upstream when it opened the stream.
+    credentials: Credentials,
     client: Client,
     /// Streams that the client opened before. Closing them would make it come back and take over again.
     idle: Vec<Client>,
@@ -174,10 +181,15 @@ impl Stream {
         let deadline = Instant::now() + CONFLICT;
         let mut recovered = false;
         loop {
-            let headers = listen_headers(&self.headers, &self.bound.address, self.last_event_id.as_deref());
+            let headers = listen_headers(
+                &self.headers,
+                &self.credentials,
+                &self.bound.address,
+                self.last_event_id.as_deref(),
+            );
             let endpoint = self.core.endpoint(&self.session.route);
-            let answer =
-                endpoint.send(Method::GET, headers, Bytes::new()).await.map_err(upstream::fault_of)?;
+            let sent = upstream::send(endpoint, &self.bound.address, Method::GET, headers, Bytes::new());
+            let answer = sent.await.map_err(upstream::fault_of)?;
             if answer.status.is_success() && upstream::is_event_stream(&answer.headers) {
                 self.opened.send_replace(self.bound.generation);
                 return Ok(Opened::Stream(answer.body));
@@ -185,11 +197,16 @@ impl Stream {
             let status = answer.status;
             let looked = Looked::at(answer, 4096).await.map_err(upstream::fault_of)?;
             let verdict = looked.verdict(self.bound.address.session_id.is_some());
+            let lost = self.is_lost(status, verdict).await.filter(|_| !recovered);
+            if lost.is_none() && upstream::is_challenge(status, &looked.headers) {
+                return Err(challenge(looked).await);
+            }
             upstream::discard(looked);
-            if let Some(sign) = self.is_lost(status, verdict).await.filter(|_| !recovered) {
+            if let Some(sign) = lost {
                 recovered = true;
                 let lost = Lost { generation: self.bound.generation, sign };
-                let (bound, _) = recover::bind(&self.core, &self.session, Some(lost)).await?;
+                let (bound, _) =
+                    recover::bind(&self.core, &self.session, &self.credentials, Some(lost)).await?;
                 self.rebind(bound);
             } else if status == StatusCode::CONFLICT && Instant::now() < deadline {
                 tokio::time::sleep(REOPEN_FIRST).await;
@@ -205,7 +222,8 @@ impl Stream {
             // A server without a stream says so in many ways; only the session's own word counts.
             loss::Verdict::Suspected(sign) if status != StatusCode::METHOD_NOT_ALLOWED => {
                 let endpoint = self.core.endpoint(&self.session.route);
-                let lost = upstream::ping(endpoint, &self.bound.address).await == Some(false);
+                let address = self.bound.address.on_behalf(&self.credentials);
+                let lost = upstream::ping(endpoint, &address).await == Some(false);
                 lost.then_some(sign)
             }
             _ => None,
@@ -369,7 +387,9 @@ impl Stream {
                     }
                     return Some(body);
                 }
-                Ok(Opened::None(StatusCode::METHOD_NOT_ALLOWED)) | Err(Fault::SessionUnknown) => return None,
+                // The client learns it when it opens its stream again, and brings what is wanted.
+                Ok(Opened::None(StatusCode::METHOD_NOT_ALLOWED))
+                | Err(Fault::SessionUnknown | Fault::Challenged(_)) => return None,
                 Ok(Opened::None(_)) | Err(_) => {}
             }
         }
@@ -401,7 +421,7 @@ impl Stream {
     }
 
     async fn open_anew(&mut self) -> Result<Opened, Fault> {
-        let (bound, _) = recover::bind(&self.core, &self.session, None).await?;
+        let (bound, _) = recover::bind(&self.core, &self.session, &self.credentials, None).await?;
         self.rebind(bound);
         self.open().await
     }
@@ -438,6 +458,13 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.resign(&mut lock(&self.session.listener));
     }
+}
+
+/// An answer that asks for credentials, for the client to see.
+async fn challenge(looked: Looked) -> Fault {
+    let (status, headers) = (looked.status, looked.headers.clone());
+    let body = looked.response(None, MAX_CHALLENGE, |_| {}).await.unwrap_or_default();
+    Fault::Challenged(Arc::new(Refusal { status, headers, body }))
 }
 
 fn heartbeat() -> Interval {

@@ -19,6 +19,7 @@ use crate::account::{Account, Turn};
 use crate::app::{App, Route, first};
 use crate::classify::Held;
 use crate::config::{CallerProxy, Callers, KeyKind};
+use crate::credentials::{self, Credentials};
 use crate::error::Fault;
 use crate::keys::LiveKeys;
 use crate::peer::Peer;
@@ -33,6 +34,8 @@ pub struct Caller {
     pub principal: [u8; 16],
     /// Whether later requests can be recognised as the same caller's.
     pub continuity: Continuity,
+    /// What the request brought for the upstream.
+    pub credentials: Credentials,
     /// The principal's account, and this request in it; None for anonymous callers.
     pub account: Option<(Arc<Account>, Arc<Turn>)>,
 }
@@ -85,12 +88,12 @@ impl Directory {
         }
     }
 
-    fn identify(&self, app: &App, peer: Peer, headers: &HeaderMap) -> Result<Identity, Fault> {
+    fn identify(&self, app: &App, route: &Route, peer: Peer, headers: &HeaderMap) -> Result<Identity, Fault> {
         if let Some(name) = self.proxy.as_ref().and_then(|proxy| named_by(proxy, peer, headers)) {
             let principal = first(&app.keys.digest("principal", &[b"proxy", name]));
             return Ok(Identity::Known(Known { principal, kind: KeyKind::User }));
         }
-        match api_key(headers).filter(|_| !self.keys.is_empty()) {
+        match api_key(route, headers).filter(|_| !self.keys.is_empty()) {
             // A wrong key is a mistake to be told of, also where no key would do.
             Some(key) => self.key(key).map(Identity::Known).ok_or(Fault::Unauthorized),
             None if self.refuses_unknown => Err(Fault::Unauthorized),
@@ -114,11 +117,12 @@ fn named_by<'a>(proxy: &CallerProxy, peer: Peer, headers: &'a HeaderMap) -> Opti
 
 /// The key that a caller presents: `x-api-key`, or Authorization with or without `Bearer` (some connectors cannot
 /// write it).
-fn api_key(headers: &HeaderMap) -> Option<&[u8]> {
+/// Where a route passes Authorization on, that is the upstream's: a key of the gateway's must not reach it.
+fn api_key<'a>(route: &Route, headers: &'a HeaderMap) -> Option<&'a [u8]> {
     if let Some(key) = headers.get("x-api-key") {
         return Some(key.as_bytes());
     }
-    let value = headers.get(AUTHORIZATION)?.as_bytes();
+    let value = headers.get(AUTHORIZATION).filter(|_| !route.config.forward_authorization)?.as_bytes();
     match value.split_at_checked(7) {
         Some((scheme, key)) if scheme.eq_ignore_ascii_case(b"bearer ") => Some(key.trim_ascii()),
         _ => Some(value),
@@ -137,7 +141,7 @@ pub fn identify(
     parts: &Parts,
     held: Option<&Held>,
 ) -> Result<Caller, Fault> {
-    let identity = app.directory.identify(app, peer, &parts.headers)?;
+    let identity = app.directory.identify(app, route, peer, &parts.headers)?;
     let (principal, account) = match identity {
         Identity::Anonymous => (app.directory.anonymous, None),
         Identity::Known(Known { principal, .. }) => {
@@ -146,12 +150,18 @@ pub fn identify(
             (principal, Some((account, Arc::new(turn))))
         }
     };
+    // What the gateway cannot verify tells callers apart that it does not know each by itself.
+    let principal = match (identity, credentials::digest(app, route, &parts.headers)) {
+        (Identity::Known(Known { kind: KeyKind::User, .. }), _) | (_, None) => principal,
+        (_, Some(digest)) => first(&app.keys.digest("principal", &[b"credentials", &principal, &digest])),
+    };
     // Who holds a session says so by its id.
     let continuity = match parts.headers.contains_key(MCP_SESSION_ID) {
         true => Continuity::Isolated,
-        false => continuity(app, route, parts, held, identity)?,
+        false => continuity(app, route, parts, held, identity, principal)?,
     };
-    Ok(Caller { principal, continuity, account })
+    let credentials = Credentials::of(&route.config, &parts.headers);
+    Ok(Caller { principal, continuity, credentials, account })
 }
 
 fn continuity(
@@ -160,22 +170,22 @@ fn continuity(
     parts: &Parts,
     held: Option<&Held>,
     identity: Identity,
+    principal: [u8; 16],
 ) -> Result<Continuity, Fault> {
     let conversation = conversation(&app.config.callers, parts, held)?;
-    let principal = match identity {
+    match identity {
         // Callers that came through a proxy are many, whatever the address they arrive from.
         Identity::Anonymous => {
             if !app.config.anonymous_callers_share(&route.config, is_forwarded(&parts.headers)) {
                 return Ok(Continuity::Isolated);
             }
-            app.directory.anonymous
         }
         // One key for all users of an application: only the conversation tells them apart.
         Identity::Known(Known { kind: KeyKind::Application, .. }) if conversation.is_none() => {
             return Ok(Continuity::Isolated);
         }
-        Identity::Known(Known { principal, .. }) => principal,
-    };
+        Identity::Known(_) => {}
+    }
     let conversation = conversation.unwrap_or_default();
     let key = [&route.digest[..], &principal, &conversation, product(&parts.headers)];
     Ok(Continuity::Keyed(RecordKey(first(&app.keys.digest("keyed", &key)))))

@@ -12,6 +12,7 @@ use throughline_wire::{jsonrpc, method};
 
 use crate::app::{Core, Route};
 use crate::classify::Arrived;
+use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::session::lock;
 use crate::upstream::{self, Address, Looked, http::SendError};
@@ -57,7 +58,8 @@ pub async fn require_modern(core: &Rc<Core>, arrived: &Arrived) -> Result<(), Fa
     let probe = match arrived.route.era.get(now) {
         Some(probe) => probe,
         None => {
-            let probe = ask(core, &arrived.route).await.map_err(upstream::fault_of)?;
+            let probe =
+                ask(core, &arrived.route, &arrived.caller.credentials).await.map_err(upstream::fault_of)?;
             arrived.route.era.set(probe, now);
             probe
         }
@@ -70,7 +72,7 @@ pub async fn require_modern(core: &Rc<Core>, arrived: &Arrived) -> Result<(), Fa
 }
 
 /// Asks with a request of the gateway's own: a client's call might be executed by a legacy server.
-async fn ask(core: &Core, route: &Route) -> Result<Probe, SendError> {
+async fn ask(core: &Core, route: &Route, credentials: &Credentials) -> Result<Probe, SendError> {
     const ID: &str = "\"throughline-discover\"";
     let version = ProtocolVersion::V2026_07_28.as_str();
     let params = format!(
@@ -78,7 +80,7 @@ async fn ask(core: &Core, route: &Route) -> Result<Probe, SendError> {
         env!("CARGO_PKG_VERSION"),
     );
     let body = jsonrpc::request(ID, method::DISCOVER, Some(params.as_bytes()));
-    let mut headers: HeaderMap = Address::default().headers();
+    let mut headers: HeaderMap = Address::default().on_behalf(credentials).headers();
     headers.insert(HeaderName::from_static(MCP_PROTOCOL_VERSION), HeaderValue::from_static(version));
     headers.insert(HeaderName::from_static(MCP_METHOD), HeaderValue::from_static(method::DISCOVER));
     let answer = core.endpoint(route).send(http::Method::POST, headers, body.into()).await?;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use bytes::Bytes;
 use throughline_store::{Millis, Record, State};
 use throughline_wire::version::{ASSUMED, ProtocolVersion};
 use throughline_wire::{jsonrpc, method};
@@ -17,12 +18,13 @@ use tokio::sync::watch;
 use crate::app::{App, Core};
 use crate::binding::{Bound, Lost, Made, Origin, Slot};
 use crate::config::UnsafeAfterLoss;
+use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::initialize::{self, InitializeParams, Opened};
 use crate::metrics::StoreOperation;
 use crate::restore;
 use crate::session::{Kind, Session, Updated, lock, millis};
-use crate::upstream;
+use crate::upstream::{self, Refusal};
 
 /// First pause after a failed attempt, doubled up to [`BACKOFF_MAX`]. Requests wait it out.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -43,26 +45,45 @@ pub fn is_closed(session: &Session) -> bool {
     matches!(*lock(&session.slot), Slot::Closed)
 }
 
+/// Who started an attempt.
+#[derive(PartialEq)]
+enum Whose {
+    Own,
+    Others,
+}
+
 /// What a look at the slot came to.
 enum Turn {
     Bound(Arc<Bound>, Origin),
-    Wait(watch::Receiver<Option<Made>>),
+    /// For an attempt of this request's, or of another's.
+    Wait(watch::Receiver<Option<Made>>, Whose),
     Pause(Duration),
 }
 
-/// The session's binding; made if there is none, or if the present one is `lost`.
-pub async fn bind(core: &Rc<Core>, session: &Arc<Session>, lost: Option<Lost>) -> Made {
+/// The session's binding; made if there is none, or if the present one is `lost`. `credentials` go with what has to be
+/// sent for it.
+pub async fn bind(
+    core: &Rc<Core>,
+    session: &Arc<Session>,
+    credentials: &Credentials,
+    lost: Option<Lost>,
+) -> Made {
     let mut rested = false;
     for _ in 0..MAX_TURNS {
-        match turn(core, session, lost, rested)? {
+        match turn(core, session, credentials, lost, rested)? {
             Turn::Bound(bound, origin) => return Ok((bound, origin)),
             Turn::Pause(pause) => {
                 tokio::time::sleep(pause).await;
                 rested = true;
             }
-            Turn::Wait(mut made) => {
+            Turn::Wait(mut made, whose) => {
                 if let Ok(outcome) = made.wait_for(Option::is_some).await {
-                    return outcome.clone().unwrap_or(Err(Fault::NotBound));
+                    let outcome = outcome.clone().unwrap_or(Err(Fault::NotBound));
+                    let refused = matches!(outcome, Err(Fault::Challenged(_)));
+                    if !refused || whose == Whose::Own || !credentials.are_at_hand() {
+                        return outcome;
+                    }
+                    // It was made with what another request brought.
                 }
                 // The binding was given back, or the task that made one ended with its core: look again.
             }
@@ -71,7 +92,13 @@ pub async fn bind(core: &Rc<Core>, session: &Arc<Session>, lost: Option<Lost>) -
     Err(if core.app.is_stopping() { Fault::Stopping } else { Fault::NotBound })
 }
 
-fn turn(core: &Rc<Core>, session: &Arc<Session>, lost: Option<Lost>, rested: bool) -> Result<Turn, Fault> {
+fn turn(
+    core: &Rc<Core>,
+    session: &Arc<Session>,
+    credentials: &Credentials,
+    lost: Option<Lost>,
+    rested: bool,
+) -> Result<Turn, Fault> {
     let now = core.app.effects.now();
     let mut slot = lock(&session.slot);
     let (lost, attempts) = match &*slot {
@@ -80,7 +107,7 @@ fn turn(core: &Rc<Core>, session: &Arc<Session>, lost: Option<Lost>, rested: boo
             return Ok(Turn::Bound(Arc::clone(bound), origin));
         }
         Slot::Closed => return Err(Fault::SessionUnknown),
-        Slot::Making(made) => return Ok(Turn::Wait(made.clone())),
+        Slot::Making(made) => return Ok(Turn::Wait(made.clone(), Whose::Others)),
         Slot::Failed { until, .. } if now < *until && !rested => {
             return Ok(Turn::Pause(Duration::from_millis(until.0 - now.0)));
         }
@@ -90,12 +117,14 @@ fn turn(core: &Rc<Core>, session: &Arc<Session>, lost: Option<Lost>, rested: boo
     if core.app.is_stopping() {
         return Err(Fault::Stopping);
     }
-    Ok(Turn::Wait(start(core, session, &mut slot, lost, attempts)))
+    let made = start(core, session, credentials, &mut slot, lost, attempts);
+    Ok(Turn::Wait(made, Whose::Own))
 }
 
 fn start(
     core: &Rc<Core>,
     session: &Arc<Session>,
+    credentials: &Credentials,
     slot: &mut Slot,
     lost: Option<Lost>,
     attempts: u32,
@@ -103,6 +132,7 @@ fn start(
     let (tell, made) = watch::channel(None);
     let attempt = Attempt {
         session: Arc::clone(session),
+        credentials: credentials.clone(),
         generation: slot.generation(),
         lost,
         attempts,
@@ -111,7 +141,8 @@ fn start(
     *slot = Slot::Making(made.clone());
     let core = Rc::clone(core);
     tokio::task::spawn_local(async move {
-        let outcome = make(&core, &attempt.session, lost.map(|lost| lost.generation)).await;
+        let lost = lost.map(|lost| lost.generation);
+        let outcome = make(&core, &attempt.session, &attempt.credentials, lost).await;
         let outcome = attempt.settle(&core, outcome);
         let _ = tell.send(Some(outcome));
     });
@@ -121,6 +152,8 @@ fn start(
 /// A running attempt: whatever becomes of its task, the slot does not stay in the making.
 struct Attempt {
     session: Arc<Session>,
+    /// What the request brought that started it.
+    credentials: Credentials,
     generation: u32,
     lost: Option<Lost>,
     attempts: u32,
@@ -159,7 +192,8 @@ impl Attempt {
         match outcome {
             // Ended in the meantime: it stays so, and what was just opened ends as well.
             Ok((bound, _)) if closed => {
-                upstream::end_later(core.endpoint(&session.route), bound.address.clone());
+                let address = bound.address.on_behalf(&self.credentials);
+                upstream::end_later(core.endpoint(&session.route), address);
                 Err(Fault::SessionUnknown)
             }
             outcome => outcome,
@@ -191,7 +225,7 @@ impl Drop for Attempt {
 }
 
 /// Makes a binding: opens an upstream session, restores in it what the session had, and makes it durable.
-async fn make(core: &Rc<Core>, session: &Arc<Session>, lost: Option<u32>) -> Made {
+async fn make(core: &Rc<Core>, session: &Arc<Session>, credentials: &Credentials, lost: Option<u32>) -> Made {
     let app = &core.app;
     loop {
         if let Err(error) = session.refresh(app).await {
@@ -207,9 +241,12 @@ async fn make(core: &Rc<Core>, session: &Arc<Session>, lost: Option<u32>) -> Mad
             return Ok((Arc::new(bound), origin));
         }
         let generation = *generation;
-        let opened = open(core, session, &record, lost.is_some()).await.map_err(not_executed)?;
+        let opened = open(core, session, credentials, &record, lost.is_some()).await.map_err(not_executed)?;
         let refuse = session.route.config.unsafe_after_loss == UnsafeAfterLoss::Refuse;
-        let whole = generation == 0 || restore::replay(core, session, &record, &opened.address).await;
+        let whole = generation == 0 || {
+            let address = opened.address.on_behalf(credentials);
+            restore::replay(core, session, &record, &address).await
+        };
         let lossy = generation > 0 && (!whole || refuse);
         let bound = Arc::new(Bound {
             generation: generation + 1,
@@ -235,7 +272,8 @@ async fn make(core: &Rc<Core>, session: &Arc<Session>, lost: Option<u32>) -> Mad
             Updated::Stored | Updated::Unstored => return Ok((bound, origin)),
             Updated::Deleted | Updated::Declined => {
                 // Another replica was faster, or the session was deleted: the record says which.
-                upstream::end_later(core.endpoint(&session.route), bound.address.clone());
+                let address = bound.address.on_behalf(credentials);
+                upstream::end_later(core.endpoint(&session.route), address);
             }
         }
     }
@@ -253,18 +291,25 @@ fn not_executed(fault: Fault) -> Fault {
 }
 
 /// Opens an upstream session and tells it that the client is ready.
-async fn open(core: &Rc<Core>, session: &Session, record: &Record, lost: bool) -> Result<Opened, Fault> {
+async fn open(
+    core: &Rc<Core>,
+    session: &Session,
+    credentials: &Credentials,
+    record: &Record,
+    lost: bool,
+) -> Result<Opened, Fault> {
     let params = InitializeParams::read(record.initialize.as_bytes())?;
+    let (route, principal) = (&session.route, &record.principal);
     let mut opened = if lost {
-        initialize::open(core, &session.route, &record.principal, &params).await?
+        initialize::open(core, route, principal, credentials, &params).await?
     } else {
-        initialize::open_or_take(core, &session.route, &record.principal, &params).await?
+        initialize::open_or_take(core, route, principal, credentials, &params).await?
     };
-    let told = initialized(core, session, &opened).await;
+    let told = initialized(core, session, credentials, &opened).await;
     if told.is_err() && opened.taken {
         // A session that was kept warm may have died of it.
-        opened = initialize::open(core, &session.route, &record.principal, &params).await?;
-        initialized(core, session, &opened).await?;
+        opened = initialize::open(core, route, principal, credentials, &params).await?;
+        initialized(core, session, credentials, &opened).await?;
     } else {
         told?;
     }
@@ -276,25 +321,34 @@ async fn open(core: &Rc<Core>, session: &Session, record: &Record, lost: bool) -
         // again, and a 404 is what makes clients do so.
         Some(told) if told != meant => {
             tracing::warn!(told = told.as_str(), negotiated, "the upstream now negotiates another version");
-            upstream::end_later(core.endpoint(&session.route), opened.address);
+            upstream::end_later(core.endpoint(route), opened.address.on_behalf(credentials));
             Err(Fault::SessionUnknown)
         }
         _ => Ok(opened),
     }
 }
 
-async fn initialized(core: &Rc<Core>, session: &Session, opened: &Opened) -> Result<(), Fault> {
+async fn initialized(
+    core: &Rc<Core>,
+    session: &Session,
+    credentials: &Credentials,
+    opened: &Opened,
+) -> Result<(), Fault> {
     if opened.told {
         return Ok(());
     }
     let message = jsonrpc::notification(method::INITIALIZED, None);
     let endpoint = core.endpoint(&session.route);
-    let status = upstream::tell(endpoint, &opened.address, message).await.map_err(upstream::fault_of)?;
-    if status.is_success() { Ok(()) } else { Err(Fault::InitializeRefused(status.as_u16())) }
+    let address = opened.address.on_behalf(credentials);
+    let (status, headers) = upstream::tell(endpoint, &address, message).await.map_err(upstream::fault_of)?;
+    if status.is_success() {
+        return Ok(());
+    }
+    Err(initialize::refused(Refusal { status, headers, body: Bytes::new() }))
 }
 
 /// Gives the upstream session back, and keeps ours: the next request opens another.
-pub async fn release(core: &Rc<Core>, session: &Arc<Session>) {
+pub async fn release(core: &Rc<Core>, session: &Arc<Session>, credentials: &Credentials) {
     // Requests that come meanwhile wait for this sender to go, and then look again.
     let (_released, making) = watch::channel(None);
     let bound = {
@@ -323,7 +377,7 @@ pub async fn release(core: &Rc<Core>, session: &Arc<Session>) {
         *slot = Slot::Empty { generation };
     }
     drop(slot);
-    upstream::end_later(core.endpoint(&session.route), bound.address.clone());
+    upstream::end_later(core.endpoint(&session.route), bound.address.on_behalf(credentials));
 }
 
 /// Gives the upstream session up, whatever is under way in it, and forgets what was set up in it: whoever uses the
@@ -370,10 +424,10 @@ pub async fn forget(core: &Rc<Core>, session: &Arc<Session>) -> Updated {
 }
 
 /// Ends the session for good; the upstream's with it.
-pub fn close(core: &Rc<Core>, session: &Arc<Session>) {
+pub fn close(core: &Rc<Core>, session: &Arc<Session>, credentials: &Credentials) {
     let before = std::mem::replace(&mut *lock(&session.slot), Slot::Closed);
     session.rebound.notify_waiters();
     if let Slot::Bound(bound) = before {
-        upstream::end_later(core.endpoint(&session.route), bound.address.clone());
+        upstream::end_later(core.endpoint(&session.route), bound.address.on_behalf(credentials));
     }
 }

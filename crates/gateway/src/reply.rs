@@ -17,7 +17,9 @@ use http::header::{
 };
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use throughline_wire::envelope::{Envelope, Limits, Message, Outcome};
 use throughline_wire::headers::MCP_SESSION_ID;
+use throughline_wire::splice::{Edit, splice};
 use tokio::sync::mpsc;
 
 pub use detach::GoesOn;
@@ -26,12 +28,13 @@ use relay::Relay;
 use crate::app::{App, Core};
 use crate::binding::{Bound, Origin};
 use crate::call::{Answered, Translate};
-use crate::classify::{Accepts, OnDisconnect};
+use crate::classify::{Accepts, Arrived, Held, OnDisconnect};
+use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::initialize::Welcome;
 use crate::tally::Counted;
 use crate::translate::{self, Outward};
-use crate::upstream::{self, Head, JSON, Looked};
+use crate::upstream::{self, Head, JSON, Looked, Refusal};
 
 /// Comment lines keep a quiet stream open: load balancers close theirs after 30 s (CloudFront) or more.
 pub const HEARTBEAT: Duration = Duration::from_secs(25);
@@ -137,6 +140,9 @@ fn stream_headers(headers: &mut HeaderMap) {
 
 /// A failure, as the table in `error` has it. `id`: raw JSON of the request's.
 pub fn fault(app: &App, fault: &Fault, id: Option<&str>) -> Response<ReplyBody> {
+    if let Some(refusal) = fault.of_upstream() {
+        return refused(app, refusal, id);
+    }
     let mut response = whole(app, fault.status(), JSON, fault.body(id));
     if let Some(allow) = fault.allow() {
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
@@ -150,6 +156,31 @@ pub fn fault(app: &App, fault: &Fault, id: Option<&str>) -> Response<ReplyBody> 
     response
 }
 
+/// An upstream's refusal, under the id of the client's request.
+fn refused(app: &App, refusal: &Refusal, id: Option<&str>) -> Response<ReplyBody> {
+    let body = id.map_or_else(|| refusal.body.clone(), |id| under_id(&refusal.body, id));
+    let mut response =
+        Response::new(if body.is_empty() { ReplyBody::Empty } else { ReplyBody::Whole(Some(body)) });
+    *response.status_mut() = refusal.status;
+    pass_headers(&refusal.headers, response.headers_mut());
+    if upstream::is_event_stream(&refusal.headers) {
+        // The message was taken out of its stream.
+        response.headers_mut().insert(CONTENT_TYPE, JSON);
+    }
+    signed(app, response)
+}
+
+/// A refusal's body with the client's id in place of ours, where it is a JSON-RPC error.
+fn under_id(body: &Bytes, id: &str) -> Bytes {
+    match Envelope::parse(body, &Limits::default()).map(|envelope| envelope.message) {
+        Ok(Message::Response { id: Some(ours), outcome: Outcome::Error(_) }) => {
+            let edit = Edit::replace(ours.span(), id.as_bytes());
+            splice(body, &mut [edit]).into()
+        }
+        _ => body.clone(),
+    }
+}
+
 /// The answer to `initialize`.
 pub fn welcome(app: &App, welcome: Welcome) -> Response<ReplyBody> {
     match welcome {
@@ -160,19 +191,7 @@ pub fn welcome(app: &App, welcome: Welcome) -> Response<ReplyBody> {
             }
             response
         }
-        Welcome::Refused { status, refusal, body } => {
-            let mut response = whole(app, status, JSON, body);
-            pass_headers(&refusal.headers, response.headers_mut());
-            if refusal
-                .headers
-                .get(CONTENT_TYPE)
-                .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
-            {
-                // The message was taken out of its stream.
-                response.headers_mut().insert(CONTENT_TYPE, JSON);
-            }
-            response
-        }
+        Welcome::Refused { refusal, id } => refused(app, &refusal, Some(&id)),
     }
 }
 
@@ -189,10 +208,24 @@ fn pass_headers(from: &HeaderMap, to: &mut HeaderMap) {
 pub struct Asked<'a> {
     /// Raw JSON of its id.
     pub id: Option<&'a str>,
+    /// What it brought for the upstream.
+    pub credentials: &'a Credentials,
     /// What the client can read.
     pub accepts: Accepts,
     /// What it means if the client goes away.
     pub on_disconnect: OnDisconnect,
+}
+
+impl<'a> Asked<'a> {
+    /// Of a message as it came.
+    pub fn by(arrived: &'a Arrived, held: &'a Held) -> Self {
+        Asked {
+            id: held.raw_id(),
+            credentials: &arrived.caller.credentials,
+            accepts: arrived.accepts,
+            on_disconnect: arrived.on_disconnect(),
+        }
+    }
 }
 
 /// Passes an upstream's answer on.
@@ -220,7 +253,7 @@ pub async fn relay(
                 headers.insert(CONTENT_TYPE, JSON);
             }
             let limit = app.config.limits.answer_bytes;
-            ReplyBody::Whole(Some(gather(core, looked, &translate, bound.as_ref(), asked.id, limit).await?))
+            ReplyBody::Whole(Some(gather(core, looked, &translate, bound.as_ref(), asked, limit).await?))
         }
         (Head::Plain(_), ..) => Relay::of_bytes(core, looked, asked, in_flight),
         (Head::Events(..), ..) => {
@@ -240,17 +273,17 @@ async fn gather(
     looked: Looked,
     translate: &Translate,
     bound: Option<&Arc<Bound>>,
-    id: Option<&str>,
+    asked: &Asked<'_>,
     limit: usize,
 ) -> Result<Bytes, Fault> {
     let sent = match translate {
         Translate::Renamed(renamed) => Some(renamed.ids().0),
-        _ => id,
+        _ => asked.id,
     };
     let response = looked
         .response(sent, limit, |other| {
             if let Outward::Answer(answer) = translate::unasked(other) {
-                answer_upstream(core, bound, answer);
+                answer_upstream(core, bound, asked.credentials, answer);
             }
         })
         .await?;
@@ -264,13 +297,19 @@ async fn gather(
 }
 
 /// Tells the upstream something that the client did not say.
-pub fn answer_upstream(core: &Rc<Core>, bound: Option<&Arc<Bound>>, answer: Vec<u8>) {
+pub fn answer_upstream(
+    core: &Rc<Core>,
+    bound: Option<&Arc<Bound>>,
+    credentials: &Credentials,
+    answer: Vec<u8>,
+) {
     // Every core has the same endpoints; the binding's address says which session it is for.
     let Some(bound) = bound.cloned() else { return };
     let core = Rc::clone(core);
+    let address = bound.address.on_behalf(credentials);
     tokio::task::spawn_local(async move {
         let Some(endpoint) = core.endpoints.get(bound.route).cloned() else { return };
-        if let Err(error) = upstream::tell(&endpoint, &bound.address, answer).await {
+        if let Err(error) = upstream::tell(&endpoint, &address, answer).await {
             tracing::info!(%error, "an answer did not reach the upstream");
         }
     });

@@ -12,6 +12,7 @@ use throughline_wire::{jsonrpc, method};
 use crate::app::Core;
 use crate::binding::{Bound, Lost};
 use crate::classify::Held;
+use crate::credentials::Credentials;
 use crate::session::{Kind, Session};
 use crate::upstream::{self, Address, Own};
 
@@ -118,7 +119,15 @@ pub async fn replay(core: &Rc<Core>, session: &Session, record: &Record, address
 
 /// Whether sending this request twice does no more than sending it once: by its method, or, where the route believes
 /// such words, by what the tool says of itself.
-pub async fn is_repeatable(core: &Rc<Core>, session: &Arc<Session>, bound: &Bound, held: &Held) -> bool {
+///
+/// `credentials` are those of the request.
+pub async fn is_repeatable(
+    core: &Rc<Core>,
+    session: &Arc<Session>,
+    credentials: &Credentials,
+    bound: &Bound,
+    held: &Held,
+) -> bool {
     if method::is_repeatable(&held.method) {
         return true;
     }
@@ -126,20 +135,21 @@ pub async fn is_repeatable(core: &Rc<Core>, session: &Arc<Session>, bound: &Boun
         return false;
     }
     let Ok(Some(name)) = held.param(&["name"]) else { return false };
-    says_it_is_repeatable(core, session, bound, &held.body[name]).await.unwrap_or(false)
+    says_it_is_repeatable(core, session, credentials, bound, &held.body[name]).await.unwrap_or(false)
 }
 
 /// Looks the tool up in the session's own list, as it is now: what another session was told proves nothing.
 async fn says_it_is_repeatable(
     core: &Rc<Core>,
     session: &Arc<Session>,
+    credentials: &Credentials,
     bound: &Bound,
     name: &[u8],
 ) -> Option<bool> {
     let app = &core.app;
     let limit = app.config.limits.answer_bytes;
     let name = envelope::string_value(name)?;
-    let mut address = bound.address.clone();
+    let mut address = bound.address.on_behalf(credentials);
     let mut params = b"{}".to_vec();
     let mut recovered = false;
     for _ in 0..MAX_PAGES {
@@ -152,8 +162,9 @@ async fn says_it_is_repeatable(
                 Own::Refused(_) if !recovered => {
                     recovered = true;
                     let lost = Lost { generation: bound.generation, sign: Sign::OtherStatus };
-                    let (rebound, _) = crate::recover::bind(core, session, Some(lost)).await.ok()?;
-                    address = rebound.address.clone();
+                    let (rebound, _) =
+                        crate::recover::bind(core, session, credentials, Some(lost)).await.ok()?;
+                    address = rebound.address.on_behalf(credentials);
                     continue;
                 }
                 Own::Refused(_) => return None,

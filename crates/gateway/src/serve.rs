@@ -20,6 +20,7 @@ use crate::config::{AdminAddress, Config, ConfigErrors, StoreUrl, default_state_
 use crate::effects::Effects;
 use crate::keys::{self, KeysError, LiveKeys};
 use crate::tls::{Tls, TlsError};
+use crate::upstream::destination;
 use crate::{background, listener};
 
 /// How long work that no client waits for may go on after the last connection is done.
@@ -97,6 +98,8 @@ impl Gateway {
     /// [`StartError`]; nothing is left running then.
     pub fn start(mut config: Config, effects: Effects) -> Result<Self, StartError> {
         config.check()?;
+        config.resolve(&|name| std::env::var(name).ok())?;
+        let destinations = destination::of_routes(&config)?;
         let keys = LiveKeys::open(&state_dir(&config)?.join(keys::FILE), effects)?;
         let tls = config.tls.as_ref().map(Tls::load).transpose()?;
         let store = runtime()?.block_on(open_store(&config))?;
@@ -106,7 +109,7 @@ impl Gateway {
         let admin = config.admin.as_ref().map(|at| admin::Door::open(at, &config, effects)).transpose()?;
         let room = Arc::new(Semaphore::new(config.limits.connections + workers));
         config.listen = address;
-        let app = App::new(config, effects, keys, store);
+        let app = App::new(config, destinations, effects, keys, store);
         let at = admin.as_ref().map(|door| door.address.clone());
         let mut started = Gateway { address, admin: at, app: Arc::clone(&app), workers: Vec::new() };
         if let Some(door) = admin {
@@ -154,7 +157,8 @@ impl Gateway {
 
 /// An upstream as logs may show it: its query may hold a key.
 fn place(upstream: &http::Uri) -> String {
-    format!("http://{}{}", upstream.authority().map_or("", |authority| authority.as_str()), upstream.path())
+    let authority = upstream.authority().map_or("", |authority| authority.as_str());
+    format!("{}://{authority}{}", upstream.scheme_str().unwrap_or("http"), upstream.path())
 }
 
 fn cores() -> usize {

@@ -24,6 +24,7 @@ use crate::app::{App, Core, Route};
 use crate::binding::Slot;
 use crate::classify::{Arrived, version_of};
 use crate::config::{Mode, OnStoreMiss};
+use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::initialize::InitializeParams;
 use crate::listen::Listener;
@@ -259,7 +260,8 @@ impl Session {
             ours.into()
         });
         let turn = caller.account.as_ref().map(|(_, turn)| Arc::clone(turn));
-        InFlight { session: Arc::clone(self), core: Rc::clone(core), ours, _turn: turn }
+        let credentials = caller.credentials.clone();
+        InFlight { session: Arc::clone(self), core: Rc::clone(core), ours, credentials, _turn: turn }
     }
 
     /// The unique id of the one request in flight that the client calls `theirs`; None if there are several,
@@ -277,6 +279,8 @@ pub struct InFlight {
     session: Arc<Session>,
     core: Rc<Core>,
     ours: Option<Box<str>>,
+    /// What it brought for the upstream, to end its session by.
+    credentials: Credentials,
     _turn: Option<Arc<Turn>>,
 }
 
@@ -289,7 +293,8 @@ impl Drop for InFlight {
         }
         if self.session.kind == Kind::Isolated {
             let (core, session) = (Rc::clone(&self.core), Arc::clone(&self.session));
-            tokio::task::spawn_local(async move { recover::release(&core, &session).await });
+            let credentials = std::mem::take(&mut self.credentials);
+            tokio::task::spawn_local(async move { recover::release(&core, &session, &credentials).await });
         }
     }
 }
@@ -410,7 +415,9 @@ fn make_room(core: &Rc<Core>, caller: &Caller, key: RecordKey) -> Result<(), Fau
             let idlest = live.min_by_key(|session| session.used())?;
             sessions.remove(&idlest);
             let (core, leaves) = (Rc::clone(core), idlest.key);
-            tokio::task::spawn_local(async move { recover::release(&core, &idlest).await });
+            tokio::task::spawn_local(
+                async move { recover::release(&core, &idlest, &Credentials::NONE).await },
+            );
             Some(leaves)
         })?;
     }
@@ -448,17 +455,21 @@ pub async fn close(core: &Rc<Core>, arrived: &Arrived) -> Result<(), Fault> {
     let id = arrived.session_id.as_ref().ok_or(Fault::Method("POST"))?;
     let session = issued(core, arrived, id).await?;
     // The client has done its part; that its word could not be stored is logged.
-    let _ = end(core, &session).await;
+    let _ = end(core, &session, &arrived.caller.credentials).await;
     Ok(())
 }
 
-/// Ends a session for good.
+/// Ends a session for good, upstream with these credentials.
 ///
 /// # Errors
 /// When that could not be stored: then it holds in this process only.
-pub async fn end(core: &Rc<Core>, session: &Arc<Session>) -> Result<(), StoreError> {
+pub async fn end(
+    core: &Rc<Core>,
+    session: &Arc<Session>,
+    credentials: &Credentials,
+) -> Result<(), StoreError> {
     let app = &core.app;
-    recover::close(core, session);
+    recover::close(core, session, credentials);
     let (route, principal) = (session.route.digest, session.record().principal);
     // Durable before it is answered: a session that was ended must not come back with the process.
     let stored = app.store.delete(session.key, session.expires, route, principal, app.effects.now()).await;

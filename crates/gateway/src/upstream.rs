@@ -1,7 +1,13 @@
 //! The server behind a route, as this core speaks to it: requests of the gateway's own, and the look at the
 //! beginning of an answer that decides whether the session is lost.
 
+mod certainty;
+mod connect;
+pub mod cookies;
+pub mod destination;
 pub mod http;
+mod many;
+mod socket;
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -15,7 +21,9 @@ use throughline_wire::headers::{MCP_PROTOCOL_VERSION, MCP_SESSION_ID};
 use throughline_wire::loss;
 use throughline_wire::sse::{Frame, SseDecoder};
 
+use crate::credentials::Credentials;
 use crate::error::Fault;
+use cookies::Jar;
 use http::{Answer, AnswerBody, Endpoint, SendError};
 
 /// How much of an answer is looked at before its headers go out.
@@ -36,15 +44,19 @@ pub const ACCEPT_BOTH: HeaderValue = HeaderValue::from_static("application/json,
 /// Content type of a message.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// How the gateway names itself to upstreams.
-const AGENT: HeaderValue = HeaderValue::from_static(concat!("throughline/", env!("CARGO_PKG_VERSION")));
+pub const AGENT: HeaderValue = HeaderValue::from_static(concat!("throughline/", env!("CARGO_PKG_VERSION")));
 
 /// What the gateway holds open at an upstream: what a request must carry to be in that session.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Address {
     /// The upstream's session id; None where it gives none.
     pub session_id: Option<HeaderValue>,
     /// The negotiated protocol version.
     pub version: Option<HeaderValue>,
+    /// Its cookies.
+    pub cookies: Jar,
+    /// What the request at hand brought for the upstream; never kept.
+    pub credentials: Credentials,
 }
 
 impl Address {
@@ -58,15 +70,49 @@ impl Address {
         }
     }
 
+    /// The same, for requests of the gateway's own that are made for a client's.
+    pub fn on_behalf(&self, credentials: &Credentials) -> Self {
+        Address { credentials: credentials.clone(), ..self.clone() }
+    }
+
     /// Headers for a request of the gateway's own in this session.
     pub fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(6);
         headers.insert(ACCEPT, ACCEPT_BOTH);
         headers.insert(CONTENT_TYPE, JSON);
         headers.insert(USER_AGENT, AGENT);
+        self.credentials.apply(&mut headers);
         self.apply(&mut headers);
         headers
     }
+}
+
+/// Sends a request in a session: its cookies go with it, and those that come back are kept.
+pub async fn send(
+    endpoint: &Rc<Endpoint>,
+    address: &Address,
+    method: Method,
+    mut headers: HeaderMap,
+    body: Bytes,
+) -> Result<Answer, SendError> {
+    address.cookies.apply(&mut headers, endpoint.now());
+    let answer = endpoint.send(method, headers, body).await?;
+    address.cookies.keep(&answer.headers, endpoint.destination(), endpoint.now());
+    Ok(answer)
+}
+
+/// The same for a message of the gateway's own, to an upstream that is up now or not at all.
+async fn send_now(
+    endpoint: &Rc<Endpoint>,
+    address: &Address,
+    method: Method,
+    body: Bytes,
+) -> Result<Answer, SendError> {
+    let mut headers = address.headers();
+    address.cookies.apply(&mut headers, endpoint.now());
+    let answer = endpoint.send_now(method, headers, body).await?;
+    address.cookies.keep(&answer.headers, endpoint.destination(), endpoint.now());
+    Ok(answer)
 }
 
 /// An answer whose beginning has been read.
@@ -90,7 +136,7 @@ pub enum Head {
 }
 
 impl Looked {
-    /// Reads the beginning: the first event, or [`HEAD_BYTES`].
+    /// Reads the beginning: the first event, or 4 KiB.
     pub async fn at(answer: Answer, max_event: usize) -> Result<Self, SendError> {
         let Answer { status, headers, mut body } = answer;
         let broken = |error: hyper::Error| SendError::Broken(error.to_string());
@@ -283,7 +329,7 @@ pub enum Own {
 }
 
 /// An upstream's answer that is no result.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Refusal {
     /// HTTP status.
     pub status: StatusCode,
@@ -291,6 +337,19 @@ pub struct Refusal {
     pub headers: HeaderMap,
     /// The body, or the message of the stream that it came in.
     pub body: Bytes,
+}
+
+impl Refusal {
+    /// Whether it asks for credentials, so that it is the client's to answer.
+    pub fn is_challenge(&self) -> bool {
+        is_challenge(self.status, &self.headers)
+    }
+}
+
+/// Whether an answer asks for credentials (RFC 9110, 11.6.1; RFC 6750, 3), or for better ones.
+pub fn is_challenge(status: StatusCode, headers: &HeaderMap) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+        && headers.contains_key(WWW_AUTHENTICATE)
 }
 
 /// Sends a request of the gateway's own and reads its answer whole.
@@ -313,7 +372,8 @@ async fn ask_unbounded(
     body: Vec<u8>,
     limit: usize,
 ) -> Result<Own, Fault> {
-    let answer = endpoint.send(Method::POST, address.headers(), body.into()).await.map_err(fault_of)?;
+    let sent = send(endpoint, address, Method::POST, address.headers(), body.into());
+    let answer = sent.await.map_err(fault_of)?;
     let looked = Looked::at(answer, limit).await.map_err(fault_of)?;
     let (status, headers) = (looked.status, looked.headers.clone());
     let message = looked.response(Some(id), limit, |_| {}).await?;
@@ -333,13 +393,12 @@ pub async fn tell(
     endpoint: &Rc<Endpoint>,
     address: &Address,
     body: Vec<u8>,
-) -> Result<StatusCode, SendError> {
-    let sent = endpoint.send(Method::POST, address.headers(), body.into());
+) -> Result<(StatusCode, HeaderMap), SendError> {
+    let sent = send(endpoint, address, Method::POST, address.headers(), body.into());
     let answer =
         tokio::time::timeout(OWN_MESSAGE, sent).await.unwrap_or(Err(SendError::Timeout(OWN_MESSAGE)))?;
-    let status = answer.status;
     drain(answer.body);
-    Ok(status)
+    Ok((answer.status, answer.headers))
 }
 
 /// Lets go of an answer that nobody needs.
@@ -369,8 +428,12 @@ pub async fn end(endpoint: &Rc<Endpoint>, address: &Address) {
     if address.session_id.is_none() {
         return;
     }
+    if endpoint.destination().forwards && !address.credentials.are_at_hand() {
+        // Whose it is, it would have to be ended by: it is left to expire.
+        return;
+    }
     // An upstream that is away has forgotten the session or will: no waiting for its return.
-    let sent = endpoint.send_now(Method::DELETE, address.headers(), Bytes::new());
+    let sent = send_now(endpoint, address, Method::DELETE, Bytes::new());
     match tokio::time::timeout(OWN_MESSAGE, sent).await {
         Ok(Ok(answer)) => drain(answer.body),
         Ok(Err(error)) => tracing::debug!(%error, "an upstream session was not ended"),
@@ -389,7 +452,7 @@ pub async fn ping(endpoint: &Rc<Endpoint>, address: &Address) -> Option<bool> {
     const ID: &str = "\"throughline-ping\"";
     let body = throughline_wire::jsonrpc::request(ID, throughline_wire::method::PING, None);
     let pinged = async {
-        let answer = endpoint.send_now(Method::POST, address.headers(), body.into()).await.ok()?;
+        let answer = send_now(endpoint, address, Method::POST, body.into()).await.ok()?;
         let looked = Looked::at(answer, HEAD_BYTES * 16).await.ok()?;
         let alive = loss::ping_says_alive(looked.status.as_u16(), &looked.beginning());
         discard(looked);

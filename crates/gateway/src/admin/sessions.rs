@@ -11,6 +11,7 @@ use throughline_store::{Kind as RecordKind, Millis, Record, RecordKey, State, St
 
 use crate::app::{App, Core, short};
 use crate::binding::Slot;
+use crate::credentials::Credentials;
 use crate::metrics::StoreOperation;
 use crate::recover;
 use crate::session::{self, Kind, Session, Updated, lock};
@@ -160,7 +161,7 @@ pub async fn remove(core: &Rc<Core>, id: &str) -> Result<Removed, SessionError> 
     tracing::info!(session = id, kind = session.kind.as_str(), "the administrator removes a session");
     match session.kind {
         Kind::Issued => {
-            session::end(core, &session).await.map_err(|_| SessionError::Unstored)?;
+            session::end(core, &session, &Credentials::NONE).await.map_err(|_| SessionError::Unstored)?;
             Ok(Removed::Ended)
         }
         // Its callers come back under the same key: they must find nothing, not a tombstone.

@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use super::{AdminAddress, AdminToken, ConfigError, ConfigErrors, Place, StoreUrl, ValueError, value};
+use super::{
+    AdminAddress, AdminToken, ConfigError, ConfigErrors, Place, Proxies, StoreUrl, ValueError, upstream,
+    value,
+};
 
 /// Settings that stand above the file's; `None` and `false` leave it as it is.
 /// The environment's are applied first, the command line's after them.
@@ -26,17 +29,20 @@ pub struct Overrides {
     pub allowed_hosts: Option<Vec<String>>,
     /// Makes every route [`Mode::Stateless`](super::Mode::Stateless).
     pub stateless: bool,
+    /// In place of [`Config::proxies`](super::Config::proxies).
+    pub proxies: Option<Proxies>,
 }
 
 impl Overrides {
     /// Reads `THROUGHLINE_LISTEN`, `THROUGHLINE_ADMIN`, `THROUGHLINE_ADMIN_TOKEN`, `THROUGHLINE_STORE`,
-    /// `THROUGHLINE_STATE_DIR`, `THROUGHLINE_WORKERS` and `THROUGHLINE_ALLOWED_HOSTS` (separated by commas).
-    /// An empty variable counts as unset.
+    /// `THROUGHLINE_STATE_DIR`, `THROUGHLINE_WORKERS` and `THROUGHLINE_ALLOWED_HOSTS` (separated by commas), and, as
+    /// everywhere in either case, `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`. An empty variable counts as unset.
     ///
     /// # Errors
     /// All variables that hold no value of their kind.
     pub fn from_env(env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
         let mut variables = Variables { env, errors: Vec::new() };
+        let proxies = variables.proxies();
         let overrides = Self {
             listen: variables.parse("THROUGHLINE_LISTEN", value::listen),
             admin: variables.parse("THROUGHLINE_ADMIN", AdminAddress::parse),
@@ -46,6 +52,7 @@ impl Overrides {
             workers: variables.parse("THROUGHLINE_WORKERS", value::workers),
             allowed_hosts: variables.parse("THROUGHLINE_ALLOWED_HOSTS", hosts),
             stateless: false,
+            proxies,
         };
         if variables.errors.is_empty() { Ok(overrides) } else { Err(ConfigErrors(variables.errors)) }
     }
@@ -61,6 +68,17 @@ struct Variables<'a> {
 }
 
 impl Variables<'_> {
+    fn proxies(&mut self) -> Option<Proxies> {
+        // In lower case first, as curl and most others have it.
+        let http =
+            self.parse("http_proxy", upstream::proxy).or_else(|| self.parse("HTTP_PROXY", upstream::proxy));
+        let https =
+            self.parse("https_proxy", upstream::proxy).or_else(|| self.parse("HTTPS_PROXY", upstream::proxy));
+        let none =
+            self.parse("no_proxy", upstream::no_proxy).or_else(|| self.parse("NO_PROXY", upstream::no_proxy));
+        (http.is_some() || https.is_some()).then(|| Proxies { http, https, none: none.unwrap_or_default() })
+    }
+
     fn parse<V>(&mut self, name: &'static str, parse: fn(&str) -> Result<V, ValueError>) -> Option<V> {
         let text = (self.env)(name).filter(|text| !text.is_empty())?;
         match parse(&text) {

@@ -5,10 +5,11 @@
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{ConfigError, Place, ValueError, value};
+use super::{ConfigError, Header, HeaderSource, Place, ValueError, value};
 
 /// A key of a table: its name, and how its value goes into a `T`.
 pub(super) struct Key<T: 'static> {
@@ -170,6 +171,40 @@ impl Field<'_, '_> {
         }
     }
 
+    /// A table of headers: their values, or the variables of the environment that hold them.
+    pub(super) fn headers(
+        &mut self,
+        into: &mut Vec<Header>,
+        name_of: fn(&str) -> Result<HeaderName, ValueError>,
+        value_of: fn(&str) -> Result<HeaderValue, ValueError>,
+    ) {
+        let DeValue::Table(entries) = self.value.get_ref() else {
+            return self.wrong_type("a table of headers, { x-team = \"search\" }");
+        };
+        into.clear();
+        for (name, value) in entries {
+            let key = dotted(&self.path, name.get_ref());
+            let source = match value.get_ref() {
+                DeValue::String(text) => value_of(text).map(HeaderSource::Value),
+                other => match variable(other) {
+                    Some(variable) => Ok(HeaderSource::Env {
+                        variable,
+                        key: key.clone(),
+                        place: self.reader.place(&value.span()),
+                    }),
+                    None => Err(ValueError("write \"value\" or { env = \"VARIABLE\" }".to_owned())),
+                },
+            };
+            match name_of(name.get_ref()) {
+                Err(error) => self.reader.fail(&name.span(), &key, error.to_string()),
+                Ok(name) => match source {
+                    Ok(value) => into.push(Header { name, value }),
+                    Err(error) => self.reader.fail(&value.span(), &key, error.to_string()),
+                },
+            }
+        }
+    }
+
     /// A whole number within `range`.
     pub(super) fn count(&mut self, into: &mut usize, range: RangeInclusive<usize>) {
         let DeValue::Integer(number) = self.value.get_ref() else {
@@ -247,6 +282,17 @@ impl Field<'_, '_> {
         let span = self.value.get_ref().get(name).map_or_else(|| self.name_span.clone(), Spanned::span);
         let path = dotted(&self.path, name);
         self.reader.fail(&span, &path, message);
+    }
+}
+
+/// The variable in `{ env = "VARIABLE" }`.
+fn variable(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::Table(table) if table.len() == 1 => match table.get("env")?.get_ref() {
+            DeValue::String(name) if !name.is_empty() => Some(name.to_string()),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

@@ -5,11 +5,13 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use http::Uri;
+use http::header::AUTHORIZATION;
+use http::{HeaderName, Uri};
 use toml::de::{DeTable, Error};
 
 use super::callers;
 use super::read::{Field, Key, Reader};
+use super::upstream::{forward_header, header_name, header_value};
 use super::value::{self, show_duration};
 use super::{
     AdminAddress, Anonymous, Answers, Config, ConfigErrors, GIB, KIB, Limits, MIB, Mode, OnStoreMiss, Place,
@@ -91,6 +93,14 @@ const SESSIONS: &[Key<Sessions>] = &[
 
 const ROUTE: &[Key<Route>] = &[
     Key::new("url", |r, f| f.parsed(&mut r.upstream, "a URL", value::upstream)),
+    Key::new("ca", |r, f| f.parsed(&mut r.ca, "a path", |s| value::file(s).map(Some))),
+    Key::new("client_certificate", |r, f| {
+        f.parsed(&mut r.client_certificate, "a path", |s| value::file(s).map(Some));
+    }),
+    Key::new("client_key", |r, f| f.parsed(&mut r.client_key, "a path", |s| value::file(s).map(Some))),
+    Key::new("headers", |r, f| f.headers(&mut r.headers, header_name, header_value)),
+    Key::new("forward_headers", |r, f| f.list(&mut r.forward_headers, "headers", forward_header)),
+    Key::new("forward_authorization", |r, f| f.flag(&mut r.forward_authorization)),
     Key::new("mode", |r, f| {
         f.choice(&mut r.mode, &[("sessions", Mode::Sessions), ("stateless", Mode::Stateless)]);
     }),
@@ -212,5 +222,19 @@ fn route(name: &str, field: &mut Field<'_, '_>) -> Route {
     let mut route = Route::new(name, Uri::default());
     field.table(&mut route, ROUTE);
     field.require("url", "url = \"http://HOST:PORT/mcp\"");
+    match (&route.client_certificate, &route.client_key) {
+        (Some(_), None) => field.fail_inside("client_certificate", "client_key is missing".to_owned()),
+        (None, Some(_)) => field.fail_inside("client_key", "client_certificate is missing".to_owned()),
+        _ => {}
+    }
+    let is_set = |name: &HeaderName| route.headers.iter().any(|header| header.name == *name);
+    if route.forward_authorization && is_set(&AUTHORIZATION) {
+        let message = "headers has an authorization as well: only one of them can arrive".to_owned();
+        field.fail_inside("forward_authorization", message);
+    }
+    if let Some(both) = route.forward_headers.iter().find(|name| is_set(name)) {
+        let message = format!("headers has {both} as well: only one of them can arrive");
+        field.fail_inside("forward_headers", message);
+    }
     route
 }

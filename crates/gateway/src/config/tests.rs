@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod upstream;
+
 const UPSTREAM: &str = "[upstream]\nurl = \"http://127.0.0.1:3000/mcp\"\n";
 
 /// The configuration of a file that also has an upstream.
@@ -50,9 +52,17 @@ fn the_example_is_valid_in_full_and_shows_the_defaults() {
     assert_eq!(full.timeouts, Timeouts::default());
     assert_eq!(full.sessions, Sessions::default());
     assert_eq!(full.store, StoreUrl::Embedded(None));
-    // Which tools set a session up, only an operator knows.
-    let route = Route { restore_calls: Vec::new(), ..full.routes[0].clone() };
-    assert_eq!(route, parse("").routes[0]);
+    // What has no default is shown by an example.
+    let examples = Route {
+        ca: None,
+        client_certificate: None,
+        client_key: None,
+        headers: Vec::new(),
+        forward_headers: Vec::new(),
+        restore_calls: Vec::new(),
+        ..full.routes[0].clone()
+    };
+    assert_eq!(examples, parse("").routes[0]);
     assert_eq!(full.routes[1].path, "/files/mcp");
 }
 
@@ -114,7 +124,13 @@ warm = "5s"
 [upstream]
 url = "http://[::1]:3000"
 [routes.files-2]
-url = "http://files.internal/x?y=1"
+url = "https://files.internal/x?y=1"
+ca = "/etc/ca.pem"
+client_certificate = "client.pem"
+client_key = "client.key"
+headers = { X-Team = "search", x-key = { env = "KEY" } }
+forward_headers = ["X-Tenant"]
+forward_authorization = true
 mode = "stateless"
 anonymous = "shared"
 answers = "json"
@@ -182,21 +198,7 @@ fn every_key_is_read() {
             initialize_cache: minutes(1),
             warm: Duration::from_secs(5),
         },
-        routes: vec![
-            Route::new("", Uri::from_static("http://[::1]:3000")),
-            Route {
-                name: "files-2".into(),
-                path: "/files-2/mcp".into(),
-                upstream: Uri::from_static("http://files.internal/x?y=1"),
-                mode: Mode::Stateless,
-                anonymous: Anonymous::Shared,
-                answers: Answers::Json,
-                on_store_miss: OnStoreMiss::NotFound,
-                unsafe_after_loss: UnsafeAfterLoss::Refuse,
-                restore_calls: vec!["set_workspace".into(), "log in".into()],
-                trust_annotations: true,
-            },
-        ],
+        routes: vec![Route::new("", Uri::from_static("http://[::1]:3000")), upstream::files_of_every_key()],
         callers: Callers {
             anonymous: Some(true),
             keys: vec![ApiKey { name: "robot".into(), sha256, kind: KeyKind::Application }],
@@ -211,6 +213,7 @@ fn every_key_is_read() {
                 query: Some("conversation".into()),
             },
         },
+        proxies: Proxies::default(),
         from_file: true,
         listen_place: Place::File { name: "t.toml".into(), line: 2 },
     };
@@ -227,7 +230,7 @@ allowed_hosts = [
     7,
 ]
 [upstream]
-url = \"https://mcp.example.com/mcp\"
+url = \"ftp://mcp.example.com/mcp\"
 anonymous = \"everyone\"
 [timeouts]
 connect = 5
@@ -242,8 +245,7 @@ body = \"4 MB\"
             "t.toml:4: allowed_hosts: \"*.example.com\": patterns are not supported: write each host, such as \
              mcp.example.com",
             "t.toml:5: allowed_hosts: expected hosts in quotes, found an integer",
-            "t.toml:8: upstream.url: \"https://mcp.example.com/mcp\": TLS to upstreams is not built yet: write \
-             http://HOST:PORT/mcp",
+            "t.toml:8: upstream.url: \"ftp://mcp.example.com/mcp\" is not a URL: write http://HOST:PORT/mcp",
             "t.toml:9: upstream.anonymous: \"everyone\" is not \"shared\" or \"isolated\"",
             "t.toml:11: timeouts.connect: 5 has no unit: write \"5s\" for seconds",
             "t.toml:13: limits.body: \"4 MB\" is not a size: write a number of bytes or 4MiB",

@@ -145,10 +145,7 @@ pub(super) fn upstream(text: &str) -> Result<Uri, ValueError> {
     let not_a_url = || ValueError(format!("{text:?} is not a URL: write http://HOST:PORT/mcp"));
     let uri: Uri = text.parse().map_err(|_| not_a_url())?;
     match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => {
-            return err(format!("{text:?}: TLS to upstreams is not built yet: write http://HOST:PORT/mcp"));
-        }
+        Some("http" | "https") => {}
         _ => return Err(not_a_url()),
     }
     let has_port = authority.rfind(':') > authority.rfind(']');
@@ -276,7 +273,9 @@ mod tests {
 
     #[test]
     fn upstreams() {
-        for good in ["http://localhost:3000/mcp", "http://[::1]/mcp?a=b", "HTTP://h", "http://a/x@y"] {
+        for good in
+            ["http://localhost:3000/mcp", "https://h/mcp", "http://[::1]/mcp?a=b", "HTTP://h", "http://a/x@y"]
+        {
             upstream(good).unwrap();
         }
         let not_a_url = |text: &str| format!("{text:?} is not a URL: write http://HOST:PORT/mcp");

@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use super::{Lists, Opened};
 use crate::error::Fault;
 use crate::session::lock;
+use crate::upstream::cookies::Jar;
 use crate::upstream::{Address, Refusal};
 
 /// Answers kept for one route; the one that lapses first goes first. What makes them differ comes from clients.
@@ -35,6 +36,12 @@ impl Answer {
     pub fn version(&self) -> ProtocolVersion {
         let version = self.address.version.as_ref().and_then(|version| version.to_str().ok());
         version.and_then(ProtocolVersion::parse).unwrap_or(ASSUMED)
+    }
+
+    /// For others than the session that it made: cookies are that one's.
+    pub fn without_cookies(&self) -> Self {
+        let address = Address { cookies: Jar::default(), ..self.address.clone() };
+        Answer { result: self.result.clone(), address }
     }
 }
 
@@ -151,8 +158,13 @@ impl InitializeCache {
         let sessionless =
             known.answer.address.session_id.is_none() && known.warm.is_none() && now < known.until;
         let warm = known.warm.take().is_some_and(|until| now < until);
+        // Whoever takes it gets its cookies, and nobody after.
+        let cookies = match std::mem::take(&mut known.answer.address.cookies) {
+            cookies if warm => cookies,
+            _ => Jar::new(Vec::new()),
+        };
         (warm || sessionless).then(|| Opened {
-            address: known.answer.address.clone(),
+            address: Address { cookies, ..known.answer.address.clone() },
             lists: Lists::of_result(&known.answer.result),
             taken: true,
             told: sessionless,

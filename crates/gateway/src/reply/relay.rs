@@ -18,6 +18,7 @@ use crate::app::Core;
 use crate::binding::Bound;
 use crate::call::Translate;
 use crate::classify::OnDisconnect;
+use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::session::InFlight;
 use crate::translate::{self, Outward};
@@ -45,6 +46,7 @@ struct Events {
     translate: Translate,
     bound: Option<Arc<Bound>>,
     request: Option<Box<str>>,
+    credentials: Credentials,
     /// The response has gone by.
     answered: bool,
     /// The upstream gave an event id, so that the client can come back for the rest.
@@ -77,7 +79,9 @@ impl Relay {
     ) -> ReplyBody {
         let Head::Events(decoder, frames) = looked.head else { return ReplyBody::Empty };
         let request = asked.id.map(Into::into);
-        let mut events = Events { decoder, translate, bound, request, answered: false, resumable: false };
+        let credentials = asked.credentials.clone();
+        let mut events =
+            Events { decoder, translate, bound, request, credentials, answered: false, resumable: false };
         let mut pieces: Vec<Bytes> = frames.iter().filter_map(|frame| events.outward(core, frame)).collect();
         let mut body = looked.body;
         if events.answered {
@@ -262,7 +266,7 @@ impl Events {
             Outward::Replace(data) => Some(frame.rewrite(Some(&data), id)),
             Outward::Drop => None,
             Outward::Answer(answer) => {
-                answer_upstream(core, self.bound.as_ref(), answer);
+                answer_upstream(core, self.bound.as_ref(), &self.credentials, answer);
                 None
             }
         }

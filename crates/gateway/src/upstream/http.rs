@@ -1,47 +1,47 @@
-//! One upstream endpoint over HTTP/1.1: connections of this core, kept alive, and requests sent at most once.
+//! One upstream endpoint over HTTP: connections of this core, kept alive, and requests sent at most once.
 //!
 //! The pool belongs to one core's runtime, so it needs no lock. What matters here is certainty: a request
-//! that failed was either certainly not sent ([`SendError::NotSent`]), or may have been executed
+//! that failed was either certainly not executed ([`SendError::NotSent`]), or may have been
 //! ([`SendError::Broken`]). Everything that decides about repeating a call builds on this difference.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, Uri};
+use http::header::{HOST, PROXY_AUTHORIZATION};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper::client::conn::http1::SendRequest;
+use throughline_store::Millis;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::sockets;
+use super::certainty;
+use super::connect::{self, Link, ONE_ATTEMPT};
+use super::destination::Destination;
+use super::many::{Many, Stream};
+use super::socket::is_quiet;
+use crate::effects::Effects;
 
 /// Connections kept for the next request, per core and endpoint. More may be open while requests are in flight.
 const MAX_IDLE: usize = 256;
 /// How long an idle connection is kept. Servers commonly close theirs after 5 s (Node, uvicorn) or more; closed
 /// ones are noticed before they are used.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long one attempt to connect may take, at least: a packet may be lost on the way.
-const ONE_ATTEMPT: Duration = Duration::from_secs(1);
-/// First pause before a refused connection is tried again; doubled up to [`RETRY_MAX`].
-const RETRY_FIRST: Duration = Duration::from_millis(20);
-const RETRY_MAX: Duration = Duration::from_millis(500);
-
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// No connection could be made, or it closed before a byte of the request went out.
+    /// No connection could be made, it closed before a byte of the request went out, or the upstream says that it
+    /// did not look at the request.
     #[error("not sent: {0}")]
     NotSent(String),
     /// The connection broke after the request may have been sent.
@@ -64,13 +64,10 @@ pub struct Answer {
 
 /// Connections of one core to one endpoint.
 pub struct Endpoint {
-    uri: Uri,
-    authority: String,
-    host: String,
-    port: u16,
-    connect_window: Duration,
-    first_byte: Duration,
+    to: Arc<Destination>,
+    effects: Effects,
     idle: RefCell<VecDeque<Idle>>,
+    many: Many,
 }
 
 struct Connection {
@@ -83,22 +80,39 @@ struct Idle {
     since: Instant,
 }
 
+/// What a request goes out on.
+enum Place {
+    /// A connection of its own while it lasts.
+    One(Connection),
+    /// One that others use at the same time.
+    Many(Stream),
+}
+
+/// Why one sending came to nothing.
+enum Failed {
+    /// The upstream certainly did not execute the request; here it is again, and why.
+    Unsent(Box<Request<Full<Bytes>>>, String),
+    /// Anything else.
+    Send(SendError),
+}
+
+/// How often a request is taken to another connection when the one at hand would not have it.
+const MAX_TURNS: usize = MAX_IDLE + 4;
+
 impl Endpoint {
-    /// For `uri` (absolute, `http`). `connect_window`: how long a refused connection is tried again;
-    /// `first_byte`: how long a response head may take.
-    pub fn new(uri: Uri, connect_window: Duration, first_byte: Duration) -> Rc<Self> {
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let port = uri.port_u16().unwrap_or(80);
-        let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
-        Rc::new(Endpoint {
-            uri,
-            authority,
-            host,
-            port,
-            connect_window,
-            first_byte,
-            idle: RefCell::new(VecDeque::new()),
-        })
+    /// Connections to this upstream, none yet.
+    pub fn new(to: Arc<Destination>, effects: Effects) -> Rc<Self> {
+        Rc::new(Endpoint { to, effects, idle: RefCell::default(), many: Many::default() })
+    }
+
+    /// Where it is, and how it is reached.
+    pub fn destination(&self) -> &Destination {
+        &self.to
+    }
+
+    /// Wall-clock time.
+    pub fn now(&self) -> Millis {
+        self.effects.now()
     }
 
     /// Sends one request, waiting for an upstream that refuses connections to come up. The body is shared, not
@@ -109,7 +123,7 @@ impl Endpoint {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Answer, SendError> {
-        self.send_within(self.connect_window, method, headers, body).await
+        self.send_within(self.to.connect_window, self.request(method, None, headers, body)).await
     }
 
     /// The same, for an upstream that is up now or not at all.
@@ -119,61 +133,137 @@ impl Endpoint {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Answer, SendError> {
-        self.send_within(ONE_ATTEMPT, method, headers, body).await
+        self.send_within(ONE_ATTEMPT, self.request(method, None, headers, body)).await
+    }
+
+    /// Gets something else that the upstream has, if it is up.
+    pub async fn get(self: &Rc<Self>, path: &PathAndQuery, headers: HeaderMap) -> Result<Answer, SendError> {
+        let request = self.request(http::Method::GET, Some(path), headers, Bytes::new());
+        self.send_within(ONE_ATTEMPT, request).await
     }
 
     async fn send_within(
         self: &Rc<Self>,
         connect_window: Duration,
-        method: http::Method,
-        headers: HeaderMap,
-        body: Bytes,
+        mut request: Request<Full<Bytes>>,
     ) -> Result<Answer, SendError> {
-        let mut request = Some(self.request(method, headers, body));
-        loop {
-            // An idle connection that closes under our hands gives the request back; a fresh one is tried once
-            // per turn, within the connect window.
-            let Some(unsent) = request.take() else { return Err(SendError::NotSent("no request".into())) };
-            let (mut connection, reused) = match self.take_idle() {
-                Some(connection) => (connection, true),
+        // A connection that closes under our hands gives the request back: an idle one, or one to an upstream that
+        // is just about to go. Then another gets it.
+        for turn in 0..MAX_TURNS {
+            let (place, reused) = match self.take().await {
+                Some(place) => (place, true),
                 None => (self.connect(connect_window).await?, false),
             };
-            let answered =
-                tokio::time::timeout(self.first_byte, connection.sender.try_send_request(unsent)).await;
-            match answered {
-                Err(_) => return Err(SendError::Timeout(self.first_byte)),
-                Ok(Ok(response)) => return Ok(self.answer(response, connection)),
-                Ok(Err(mut error)) => match error.take_message() {
-                    Some(unsent) if reused => request = Some(unsent),
-                    Some(_) => return Err(SendError::NotSent(error.error().to_string())),
-                    None => return Err(SendError::Broken(error.error().to_string())),
-                },
+            let sent = match place {
+                Place::One(connection) => self.send_on_one(connection, request, reused).await,
+                // In boxes, as is connecting: the future of a plain request need not have room for it.
+                Place::Many(stream) => Box::pin(self.send_on_many(stream, request, reused)).await,
+            };
+            request = match sent {
+                Ok(answer) => return Ok(answer),
+                Err(Failed::Send(error)) => return Err(error),
+                Err(Failed::Unsent(request, _)) if reused || turn == 0 => *request,
+                Err(Failed::Unsent(_, error)) => return Err(SendError::NotSent(error)),
+            };
+        }
+        Err(SendError::NotSent("no connection would take it".to_owned()))
+    }
+
+    /// A connection that is there already.
+    async fn take(&self) -> Option<Place> {
+        match self.take_idle() {
+            Some(connection) => Some(Place::One(connection)),
+            None => self.many.take().await.map(Place::Many),
+        }
+    }
+
+    async fn connect(&self, window: Duration) -> Result<Place, SendError> {
+        Ok(match Box::pin(connect::connect(&self.to, window)).await? {
+            Link::One(sender, socket) => Place::One(Connection { sender, socket }),
+            Link::Many(sender, socket) => Place::Many(self.many.enter(sender, socket)),
+        })
+    }
+
+    async fn send_on_one(
+        self: &Rc<Self>,
+        mut connection: Connection,
+        request: Request<Full<Bytes>>,
+        reused: bool,
+    ) -> Result<Answer, Failed> {
+        let sent = connection.sender.try_send_request(request);
+        match tokio::time::timeout(self.to.first_byte, sent).await {
+            Err(_) => Err(Failed::Send(SendError::Timeout(self.to.first_byte))),
+            Ok(Ok(response)) => Ok(answer(response, Lease::One(Rc::clone(self), connection))),
+            Ok(Err(mut error)) => {
+                let (unsent, error) = (error.take_message(), error.into_error());
+                Err(match unsent {
+                    Some(request) => Failed::Unsent(Box::new(request), error.to_string()),
+                    None => Failed::Send(failure(&error, reused)),
+                })
             }
         }
     }
 
-    fn request(&self, method: http::Method, headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
+    async fn send_on_many(
+        self: &Rc<Self>,
+        stream: Stream,
+        mut request: Request<Full<Bytes>>,
+        reused: bool,
+    ) -> Result<Answer, Failed> {
+        // Here the URL stands for `Host` (RFC 9113, 8.3.1).
+        *request.uri_mut() = self.absolute(request.uri());
+        request.headers_mut().remove(HOST);
+        // What was refused does not come back by itself.
+        let copy = request.clone();
+        let sent = stream.sender().try_send_request(request);
+        match tokio::time::timeout(self.to.first_byte, sent).await {
+            Err(_) => Err(Failed::Send(SendError::Timeout(self.to.first_byte))),
+            Ok(Ok(response)) => Ok(answer(response, Lease::Many(stream))),
+            Ok(Err(mut error)) => {
+                let (unsent, error) = (error.take_message().is_some(), error.into_error());
+                if unsent || certainty::was_refused(&error) {
+                    stream.retire();
+                    return Err(Failed::Unsent(Box::new(copy), error.to_string()));
+                }
+                Err(Failed::Send(failure(&error, reused)))
+            }
+        }
+    }
+
+    fn request(
+        &self,
+        method: http::Method,
+        path: Option<&PathAndQuery>,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         // Origin form: the path alone, as to any server that is not a proxy.
-        *request.uri_mut() = match self.uri.path_and_query() {
+        *request.uri_mut() = match path.or_else(|| self.to.uri.path_and_query()) {
             Some(path) => Uri::from(path.clone()),
             None => Uri::from_static("/"),
         };
         *request.headers_mut() = headers;
-        if let Ok(host) = http::HeaderValue::from_str(&self.authority) {
-            request.headers_mut().insert(http::header::HOST, host);
+        let headers = request.headers_mut();
+        headers.insert(HOST, self.to.authority.clone());
+        for (name, value) in &self.to.headers {
+            headers.insert(name.clone(), value.clone());
+        }
+        if let Some(proxy) = self.to.through_proxy() {
+            if let Some(authorization) = &proxy.authorization {
+                headers.insert(PROXY_AUTHORIZATION, authorization.clone());
+            }
+            *request.uri_mut() = self.absolute(request.uri());
         }
         request
     }
 
-    fn answer(self: &Rc<Self>, response: http::Response<Incoming>, connection: Connection) -> Answer {
-        let (parts, incoming) = response.into_parts();
-        let mut body = AnswerBody { incoming, lease: Some(Lease { endpoint: Rc::clone(self), connection }) };
-        if body.incoming.is_end_stream() {
-            body.give_back();
-        }
-        Answer { status: parts.status, headers: parts.headers, body }
+    /// A path of the upstream's as a whole URL.
+    fn absolute(&self, path: &Uri) -> Uri {
+        let mut parts = self.to.uri.clone().into_parts();
+        parts.path_and_query = path.path_and_query().cloned();
+        Uri::from_parts(parts).unwrap_or_else(|_| self.to.uri.clone())
     }
 
     /// The most recently used idle connection that is still open.
@@ -196,55 +286,36 @@ impl Endpoint {
     pub fn tidy(&self) {
         let usable = |idle: &Idle| idle.since.elapsed() < IDLE_TIMEOUT && !idle.connection.sender.is_closed();
         self.idle.borrow_mut().retain(usable);
-    }
-
-    async fn connect(&self, window: Duration) -> Result<Connection, SendError> {
-        let deadline = Instant::now() + window;
-        let mut pause = RETRY_FIRST;
-        loop {
-            let patience = deadline.max(Instant::now() + ONE_ATTEMPT);
-            let error = match tokio::time::timeout_at(patience, self.connect_once()).await {
-                Ok(Ok(connection)) => return Ok(connection),
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "connecting took too long".to_owned(),
-            };
-            if Instant::now() + pause >= deadline {
-                return Err(SendError::NotSent(error));
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_MAX);
-        }
-    }
-
-    async fn connect_once(&self) -> io::Result<Connection> {
-        let socket = match self.host.parse::<std::net::IpAddr>() {
-            Ok(ip) => TcpStream::connect((ip, self.port)).await?,
-            Err(_) => TcpStream::connect((self.host.as_str(), self.port)).await?,
-        };
-        socket.set_nodelay(true)?;
-        sockets::notice_death(&socket, sockets::TAKES_NOTHING)?;
-        let socket = Rc::new(socket);
-        let io = TokioIo::new(SharedSocket(Rc::clone(&socket)));
-        let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "upstream connection ended");
-            }
-        });
-        Ok(Connection { sender, socket })
+        self.many.tidy(IDLE_TIMEOUT);
     }
 }
 
-/// Open, and with nothing to read: a server that has something to say on an idle connection is closing it.
-fn is_quiet(socket: &TcpStream) -> bool {
-    let mut byte = [std::mem::MaybeUninit::uninit()];
-    matches!(SockRef::from(socket).peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+/// What a failure says of a request that did not come back.
+fn failure(error: &hyper::Error, reused: bool) -> SendError {
+    let said = match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    if !reused && certainty::was_handshake(error) {
+        SendError::NotSent(said)
+    } else {
+        SendError::Broken(said)
+    }
+}
+
+fn answer(response: Response<Incoming>, lease: Lease) -> Answer {
+    let (parts, incoming) = response.into_parts();
+    let mut body = AnswerBody { incoming, lease: Some(lease) };
+    if body.incoming.is_end_stream() {
+        body.give_back();
+    }
+    Answer { status: parts.status, headers: parts.headers, body }
 }
 
 /// The connection that an answer is being read from.
-struct Lease {
-    endpoint: Rc<Endpoint>,
-    connection: Connection,
+enum Lease {
+    One(Rc<Endpoint>, Connection),
+    Many(#[allow(dead_code, reason = "held for its place")] Stream),
 }
 
 /// An answer's body; when it has been read to its end, the connection goes back to the pool. Dropped before,
@@ -256,7 +327,7 @@ pub struct AnswerBody {
 
 impl AnswerBody {
     fn give_back(&mut self) {
-        let Some(Lease { endpoint, connection }) = self.lease.take() else { return };
+        let Some(Lease::One(endpoint, connection)) = self.lease.take() else { return };
         if connection.sender.is_closed() {
             return;
         }
@@ -317,67 +388,6 @@ impl AnswerBody {
     /// How much is still to come, as far as known.
     pub fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
-    }
-}
-
-/// The socket, shared between hyper's connection and the pool's look at it before each use.
-struct SharedSocket(Rc<TcpStream>);
-
-impl AsyncRead for SharedSocket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read_buf(buf) {
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
-}
-
-impl SharedSocket {
-    fn poll_writing(
-        &self,
-        cx: &mut Context<'_>,
-        mut write: impl FnMut(&TcpStream) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match write(&self.0) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
-        }
-    }
-}
-
-impl AsyncWrite for SharedSocket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_writing(cx, |socket| socket.try_write(buf))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_writing(cx, |socket| socket.try_write_vectored(bufs))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match SockRef::from(&*self.0).shutdown(std::net::Shutdown::Write) {
-            Err(error) if error.kind() != io::ErrorKind::NotConnected => Poll::Ready(Err(error)),
-            _ => Poll::Ready(Ok(())),
-        }
     }
 }
 

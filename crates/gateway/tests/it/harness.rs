@@ -4,6 +4,7 @@
 //! Nothing here sleeps: a test waits for a condition, and fails when [`PATIENCE`] is over.
 
 mod client;
+mod front;
 mod gateway;
 pub(crate) mod h2;
 pub(crate) mod http;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub(crate) use client::{Client, Incoming, Response};
+pub(crate) use front::{Certificates, Fate, Front};
 pub(crate) use gateway::{Clock, Gw};
 pub(crate) use logs::{capacity as log_capacity, holds as logged, lines};
 pub(crate) use mcp::{Session, call, initialize_body, request};

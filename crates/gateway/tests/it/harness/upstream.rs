@@ -20,6 +20,8 @@ use super::{PATIENCE, parse};
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) method: String,
+    /// What it asks for, as the request line has it.
+    pub(crate) target: String,
     pub(crate) headers: Headers,
     pub(crate) body: Vec<u8>,
 }
@@ -327,8 +329,9 @@ impl Inner {
         let mut reader = BufReader::new(stream);
         while let Some((first, headers)) = head(&mut reader)? {
             let body = Framing::of(&headers, Framing::Length(0)).whole(&mut reader)?;
-            let method = first.split(' ').next().unwrap_or_default().to_owned();
-            let request = Arc::new(Request { method, headers, body });
+            let mut words = first.split(' ').map(str::to_owned);
+            let mut word = || words.next().unwrap_or_default();
+            let request = Arc::new(Request { method: word(), target: word(), headers, body });
             self.log.lock().unwrap().push(Arc::clone(&request));
             self.changed.notify_all();
             let script = Arc::clone(&self.script.lock().unwrap());

@@ -1,0 +1,102 @@
+//! What a route says of its upstream.
+
+use super::*;
+
+/// The second route of [`EVERY_KEY`].
+pub(super) fn files_of_every_key() -> Route {
+    Route {
+        name: "files-2".into(),
+        path: "/files-2/mcp".into(),
+        upstream: Uri::from_static("https://files.internal/x?y=1"),
+        ca: Some("/etc/ca.pem".into()),
+        client_certificate: Some("client.pem".into()),
+        client_key: Some("client.key".into()),
+        headers: vec![
+            Header {
+                name: HeaderName::from_static("x-team"),
+                value: HeaderSource::Value(http::HeaderValue::from_static("search")),
+            },
+            Header {
+                name: HeaderName::from_static("x-key"),
+                value: HeaderSource::Env {
+                    variable: "KEY".into(),
+                    key: "routes.files-2.headers.x-key".into(),
+                    place: Place::File {
+                        name: "t.toml".into(),
+                        line: 1 + EVERY_KEY.lines().position(|line| line.starts_with("headers = {")).unwrap(),
+                    },
+                },
+            },
+        ],
+        forward_headers: vec![HeaderName::from_static("x-tenant")],
+        forward_authorization: true,
+        mode: Mode::Stateless,
+        anonymous: Anonymous::Shared,
+        answers: Answers::Json,
+        on_store_miss: OnStoreMiss::NotFound,
+        unsafe_after_loss: UnsafeAfterLoss::Refuse,
+        restore_calls: vec!["set_workspace".into(), "log in".into()],
+        trust_annotations: true,
+    }
+}
+
+#[test]
+fn what_an_upstream_is_sent_has_to_go_together() {
+    let upstream = |text: &str| errors(&format!("[upstream]\nurl = \"https://h/mcp\"\n{text}"));
+    for (text, message) in [
+        ("client_key = \"k\"", "client_key: client_certificate is missing"),
+        ("client_certificate = \"c\"", "client_certificate: client_key is missing"),
+        ("ca = \"~/ca\"", "ca: \"~/ca\": ~ does not stand for the home directory here: write the whole path"),
+        ("ca = \"\"", "ca: the path is empty: write that of a file, such as /etc/throughline/tls.pem"),
+        ("headers = { x = 1 }", "headers.x: write \"value\" or { env = \"VARIABLE\" }"),
+        ("headers = { x = { env = \"\" } }", "headers.x: write \"value\" or { env = \"VARIABLE\" }"),
+        ("headers = \"x\"", "headers: expected a table of headers, { x-team = \"search\" }, found a string"),
+        ("headers = { host = \"a\" }", "headers.host: host is set by the gateway itself: take it out"),
+        (
+            "forward_headers = [\"authorization\"]",
+            "forward_headers: write forward_authorization = true for this one",
+        ),
+        ("forward_authorization = 1", "forward_authorization: expected true or false, found an integer"),
+        (
+            "headers = { authorization = \"a\" }\nforward_authorization = true",
+            "forward_authorization: headers has an authorization as well: only one of them can arrive",
+        ),
+        (
+            "headers = { x-a = \"a\" }\nforward_headers = [\"X-A\"]",
+            "forward_headers: headers has x-a as well: only one of them can arrive",
+        ),
+    ] {
+        let line = 2 + text.lines().count();
+        assert_eq!(upstream(text), [format!("t.toml:{line}: upstream.{message}")]);
+    }
+}
+
+#[test]
+fn variables_that_headers_come_from_are_read_at_start_and_all_missing_ones_are_told() {
+    let text = "[upstream]\nurl = \"http://h\"\nheaders = { x-a = { env = \"A\" }, x-b = { env = \"B\" } }";
+    let mut config = Config::parse(text, "t.toml").unwrap();
+    assert_eq!(
+        config.resolve(&env(&[])).unwrap_err().to_string(),
+        "t.toml:3: upstream.headers.x-a: the environment variable A is not set\n\
+         t.toml:3: upstream.headers.x-b: the environment variable B is not set"
+    );
+    let mut config = Config::parse(text, "t.toml").unwrap();
+    config.resolve(&env(&[("A", "secret-a"), ("B", "secret-b")])).unwrap();
+    config.resolve(&env(&[])).unwrap();
+    assert!(!format!("{config:?}").contains("secret-"));
+}
+
+#[test]
+fn proxies_come_from_the_environment() {
+    let variables =
+        [("HTTP_PROXY", "http://p:1"), ("https_proxy", "http://s:2"), ("HTTPS_PROXY", "http://x:9")];
+    let mut config = parse("");
+    config.apply(Overrides::from_env(&env(&variables)).unwrap());
+    let port =
+        |uri: &'static str| config.proxies.on_the_way_to(&Uri::from_static(uri)).map(|proxy| proxy.port);
+    assert_eq!((port("http://h/"), port("https://h/"), port("http://localhost/")), (Some(1), Some(2), None));
+    assert_eq!(
+        Overrides::from_env(&env(&[("HTTPS_PROXY", "socks5://u:secret@h")])).unwrap_err().to_string(),
+        "HTTPS_PROXY: is not a proxy that can be used: write http://HOST:PORT"
+    );
+}

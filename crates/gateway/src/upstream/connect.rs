@@ -1,0 +1,166 @@
+//! From a destination to a connection: name, socket, proxy, encryption, protocol.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+
+use super::destination::{Destination, Tls};
+use super::http::SendError;
+use super::socket::SharedSocket;
+use crate::config::Proxy;
+use crate::sockets;
+
+/// How long one attempt to connect may take, at least: a packet may be lost on the way.
+pub(super) const ONE_ATTEMPT: Duration = Duration::from_secs(1);
+/// First pause before a refused connection is tried again; doubled up to [`RETRY_MAX`].
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_millis(500);
+/// Longest answer of a proxy to CONNECT, in bytes.
+const MAX_PROXY_HEAD: usize = 8 * 1024;
+
+/// A new connection, by the protocol that it speaks.
+pub(super) enum Link {
+    /// HTTP/1.1: one request at a time.
+    One(http1::SendRequest<Full<Bytes>>, Rc<TcpStream>),
+    /// HTTP/2: many.
+    Many(http2::SendRequest<Full<Bytes>>, Rc<TcpStream>),
+}
+
+/// Why there is no connection.
+enum Failed {
+    /// Trying again may help: the upstream may be coming up.
+    ForNow(String),
+    /// It will not: a certificate or a proxy says no.
+    ForGood(String),
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+        if is_tls { Failed::ForGood(format!("TLS: {error}")) } else { Failed::ForNow(error.to_string()) }
+    }
+}
+
+/// Connects, trying again for as long as `window` while that may help.
+pub(super) async fn connect(to: &Destination, window: Duration) -> Result<Link, SendError> {
+    let deadline = Instant::now() + window;
+    let mut pause = RETRY_FIRST;
+    loop {
+        let patience = deadline.max(Instant::now() + ONE_ATTEMPT);
+        let error = match tokio::time::timeout_at(patience, once(to)).await {
+            Ok(Ok(link)) => return Ok(link),
+            Ok(Err(Failed::ForGood(error))) => return Err(SendError::NotSent(error)),
+            Ok(Err(Failed::ForNow(error))) => error,
+            Err(_) => "connecting took too long".to_owned(),
+        };
+        if Instant::now() + pause >= deadline {
+            return Err(SendError::NotSent(error));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+async fn once(to: &Destination) -> Result<Link, Failed> {
+    let (host, port) = match &to.proxy {
+        Some(proxy) => (proxy.host.as_str(), proxy.port),
+        None => (to.host.as_str(), to.port),
+    };
+    let mut socket = match host.parse::<std::net::IpAddr>() {
+        Ok(ip) => TcpStream::connect((ip, port)).await,
+        Err(_) => TcpStream::connect((host, port)).await,
+    }?;
+    socket.set_nodelay(true)?;
+    sockets::notice_death(&socket, sockets::TAKES_NOTHING)?;
+    match &to.tls {
+        None => one(Rc::new(socket)).await,
+        Some(tls) => {
+            if let Some(proxy) = &to.proxy {
+                tunnel(&mut socket, proxy, to).await?;
+            }
+            encrypted(Rc::new(socket), tls).await
+        }
+    }
+}
+
+async fn one(socket: Rc<TcpStream>) -> Result<Link, Failed> {
+    let io = TokioIo::new(SharedSocket(Rc::clone(&socket)));
+    let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
+    run(connection);
+    Ok(Link::One(sender, socket))
+}
+
+async fn encrypted(socket: Rc<TcpStream>, tls: &Tls) -> Result<Link, Failed> {
+    let connector = TlsConnector::from(std::sync::Arc::clone(&tls.config));
+    let stream = connector.connect(tls.name.clone(), SharedSocket(Rc::clone(&socket))).await?;
+    let speaks_many = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let io = TokioIo::new(stream);
+    if speaks_many {
+        let (sender, connection) = http2::handshake(OnThisCore, io).await.map_err(io::Error::other)?;
+        run(connection);
+        Ok(Link::Many(sender, socket))
+    } else {
+        let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
+        run(connection);
+        Ok(Link::One(sender, socket))
+    }
+}
+
+fn run(connection: impl Future<Output = Result<(), hyper::Error>> + 'static) {
+    tokio::task::spawn_local(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
+}
+
+/// Where HTTP/2's own tasks run.
+#[derive(Clone, Copy)]
+struct OnThisCore;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for OnThisCore {
+    fn execute(&self, work: F) {
+        tokio::task::spawn_local(work);
+    }
+}
+
+/// Asks a proxy for a tunnel (RFC 9110, 9.3.6).
+async fn tunnel(socket: &mut TcpStream, proxy: &Proxy, to: &Destination) -> Result<(), Failed> {
+    let host = if to.host.contains(':') { format!("[{}]", to.host) } else { to.host.clone() };
+    let place = format!("{host}:{}", to.port);
+    let mut request = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n").into_bytes();
+    if let Some(authorization) = &proxy.authorization {
+        request.extend_from_slice(b"Proxy-Authorization: ");
+        request.extend_from_slice(authorization.as_bytes());
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"\r\n");
+    socket.write_all(&request).await?;
+    // The upstream says nothing before it is spoken to, so that nothing follows the proxy's answer.
+    let mut head = Vec::with_capacity(256);
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() >= MAX_PROXY_HEAD {
+            return Err(Failed::ForGood("the proxy's answer to CONNECT has no end".to_owned()));
+        }
+        if socket.read_buf(&mut head).await? == 0 {
+            return Err(Failed::ForNow("the proxy closed the connection".to_owned()));
+        }
+    }
+    let status = head.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5));
+    let status = status.and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or("nothing readable");
+    match status.as_bytes() {
+        [b'2', ..] => Ok(()),
+        // It did not reach the upstream, which may be coming up.
+        b"502" | b"503" | b"504" => Err(Failed::ForNow(format!("the proxy answered {status} to CONNECT"))),
+        _ => Err(Failed::ForGood(format!("the proxy answered {status} to CONNECT"))),
+    }
+}
