@@ -16,7 +16,7 @@ pub mod sessions;
 use std::fs;
 use std::io;
 use std::net::TcpListener as StdTcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -135,7 +135,9 @@ fn own_token(path: &Path, effects: Effects) -> Result<AdminToken, StartError> {
 /// A socket file that only its owner can use. One that a dead process left is replaced; one that answers is not.
 fn bind_unix(path: &Path) -> io::Result<StdUnixListener> {
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    if StdUnixStream::connect(path).is_err_and(refused) {
+    // A file that is no socket refuses connections too; it is somebody's, and stays.
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket && StdUnixStream::connect(path).is_err_and(refused) {
         fs::remove_file(path)?;
     }
     let socket = StdUnixListener::bind(path)?;
