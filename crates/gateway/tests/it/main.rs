@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod any_input;
 mod at_most_once;
 mod hostile;
 mod ids;
