@@ -7,6 +7,7 @@
 mod harness;
 
 mod admin;
+mod any_input;
 mod at_most_once;
 mod callers;
 mod certificates;

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::Value;
-use serde_json::value::RawValue;
 use throughline_wire::envelope::{
     Envelope, EnvelopeError, Limits, MAX_ID_BYTES, Message, Outcome, member, path, string_value,
 };
+
+use crate::any_body;
 
 fn parse(body: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
     Envelope::parse(body, &Limits::default())
@@ -32,51 +33,6 @@ fn verdict(body: &[u8]) -> &'static str {
     }
 }
 
-/// What must hold for any bytes at all.
-fn check_any_body(body: &[u8]) {
-    let ours = parse(body);
-    let theirs = serde_json::from_slice::<&RawValue>(body);
-    match &ours {
-        Err(EnvelopeError::TooDeep { .. }) => {} // Reading stopped; the rest may be anything.
-        Err(EnvelopeError::NotJson { offset }) => {
-            assert!(theirs.is_err(), "serde_json accepts {:?}", String::from_utf8_lossy(body));
-            assert!(*offset <= body.len());
-        }
-        _ => assert!(theirs.is_ok(), "serde_json refuses {:?}", String::from_utf8_lossy(body)),
-    }
-    let Ok(envelope) = ours else { return };
-    let object: &[u8] = envelope.slice(&envelope.object);
-    assert!(object.starts_with(b"{") && object.ends_with(b"}"));
-    // serde_json's tree knows neither unpaired surrogates nor numbers beyond f64; the envelope passes both.
-    let Ok(tree) = serde_json::from_slice::<Value>(object) else { return };
-    let same = |span: &std::ops::Range<usize>, name: &str| {
-        let value: Value = serde_json::from_slice(envelope.slice(span)).expect("a part of it is JSON");
-        assert_eq!(value, tree[name]);
-    };
-    let (id, method, params) = match &envelope.message {
-        Message::Request { id, method, params } => (Some(id), Some(method), params),
-        Message::Notification { method, params, null_id } => {
-            assert_eq!(tree.get("id"), null_id.then_some(&Value::Null));
-            (None, Some(method), params)
-        }
-        Message::Response { id, outcome } => {
-            match outcome {
-                Outcome::Result(span) => same(span, "result"),
-                Outcome::Error(span) => same(span, "error"),
-            }
-            (id.as_ref(), None, &None)
-        }
-    };
-    if let Some(id) = id {
-        assert_eq!(id.raw().as_bytes(), envelope.slice(&id.span()));
-        same(&id.span(), "id");
-    }
-    if let Some(params) = params {
-        same(params, "params");
-    }
-    assert_eq!(method.map(|method| method.as_ref()), tree["method"].as_str());
-}
-
 #[test]
 fn the_corpus_is_judged_as_its_file_names_say() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/envelope");
@@ -85,7 +41,7 @@ fn the_corpus_is_judged_as_its_file_names_say() {
         let file = entry.unwrap().path();
         let name = file.file_name().unwrap().to_str().unwrap();
         let body = std::fs::read(&file).unwrap();
-        check_any_body(&body);
+        any_body::check(&body);
         assert_eq!(Some(verdict(&body)), name.split('-').next(), "{name}");
         seen += 1;
     }
@@ -274,12 +230,12 @@ fn body() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn json_is_json_to_us_and_to_serde_json(text in json()) {
-        check_any_body(text.as_bytes());
+        any_body::check(text.as_bytes());
     }
 
     #[test]
     fn messages_mean_the_same_to_us_and_to_serde_json(body in body()) {
-        check_any_body(body.as_bytes());
+        any_body::check(body.as_bytes());
     }
 
     #[test]
@@ -296,11 +252,11 @@ proptest! {
         let at = at.index(bytes.len());
         let end = bytes.len().min(at + cut);
         bytes.splice(at..end, with);
-        check_any_body(&bytes);
+        any_body::check(&bytes);
     }
 
     #[test]
     fn any_bytes_are_judged_alike(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
-        check_any_body(&bytes);
+        any_body::check(&bytes);
     }
 }

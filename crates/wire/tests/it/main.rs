@@ -1,6 +1,10 @@
 //! Tests of the crate through its public items, in one binary.
 
+mod any_body;
+mod any_input;
+mod any_stream;
 mod capability;
+mod corpus;
 mod envelope;
 mod era;
 mod headers;
