@@ -1,7 +1,7 @@
 //! A session as the client knows it, whatever becomes of the upstream session behind it.
 //!
 //! [`resolve`] finds the session that a request belongs to. What the session is bound to upstream is in
-//! [`recover`](crate::recover); how it is told to others (store, other replicas) is in [`Session::update`].
+//! [`recover`]; how it is told to others (store, other replicas) is in [`Session::update`].
 
 mod table;
 
