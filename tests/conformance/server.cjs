@@ -27,7 +27,9 @@ const {
   isLegacyRequest,
 } = require('@modelcontextprotocol/server');
 
-const PARTS = { tools: require('./tools.cjs'), questions: require('./questions.cjs'), catalogue: require('./catalogue.cjs') };
+const catalogue = require('./catalogue.cjs');
+const questions = require('./questions.cjs');
+const tools = require('./tools.cjs');
 
 const state = createRequestStateCodec({ key: randomBytes(32) });
 const capabilities = {
@@ -43,9 +45,9 @@ function build(changed) {
     { name: 'throughline-conformance', version: '1.0.0' },
     { capabilities, requestState: { verify: state.verify } },
   );
-  PARTS.tools.register(server, changed(server));
-  PARTS.questions.register(server, payload => state.mint(payload));
-  PARTS.catalogue.register(server);
+  tools.register(server, changed(server));
+  questions.register(server, payload => state.mint(payload));
+  catalogue.register(server);
   return server;
 }
 
@@ -62,7 +64,8 @@ async function serveLegacy(request, response, body) {
   const id = request.headers['mcp-session-id'];
   if (id !== undefined) {
     const transport = sessions.get(id);
-    return transport ? transport.handleRequest(request, response, body) : refuse(response, 404, -32001, 'Session not found');
+    if (!transport) return refuse(response, 404, -32001, 'Session not found');
+    return transport.handleRequest(request, response, body);
   }
   if (!isInitializeRequest(body)) return refuse(response, 400, -32000, 'Bad Request: No valid session ID provided');
   const transport = new NodeStreamableHTTPServerTransport({

@@ -2,10 +2,14 @@
 //!
 //! Thin: arguments in, exit codes out. What the commands do is in the libraries.
 
+mod admin;
 mod demo;
+mod keys;
 mod logging;
+mod manual;
 mod reference;
 mod serve;
+mod sessions;
 
 use std::process::ExitCode;
 
@@ -30,6 +34,14 @@ enum Command {
     Demo,
     /// Say whether a configuration file can be run, and everything that is wrong with it.
     CheckConfig(serve::CheckArguments),
+    /// See the sessions of a running gateway, and remove them.
+    Sessions(sessions::Arguments),
+    /// Make a key ring, or a new key in one.
+    Keys(keys::Arguments),
+    /// Print a shell's completions.
+    Completions(manual::Arguments),
+    /// Print the manual page.
+    Man,
 }
 
 fn main() -> ExitCode {
@@ -38,12 +50,16 @@ fn main() -> ExitCode {
         Command::Reference(arguments) => reference::run(arguments),
         Command::Demo => demo::run(),
         Command::CheckConfig(arguments) => serve::check(&arguments),
+        Command::Sessions(arguments) => sessions::run(arguments),
+        Command::Keys(arguments) => keys::run(arguments),
+        Command::Completions(arguments) => manual::completions(&arguments),
+        Command::Man => manual::man(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("throughline: {error}");
-            ExitCode::FAILURE
+            if error.is::<admin::NotThere>() { ExitCode::from(3) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use throughline_gateway::config::{Config, Overrides, StoreUrl};
+use throughline_gateway::config::{AdminAddress, Config, Overrides, StoreUrl};
 use throughline_gateway::{Effects, Gateway};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -29,6 +29,9 @@ pub(crate) struct Arguments {
     /// Where clients connect [default: 127.0.0.1:8808].
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    /// Where the administrator connects: a loopback address with a port, or unix:PATH [default: nowhere].
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<AdminAddress>,
     /// Where session records live: memory: or embedded:DIR [default: embedded in the state directory].
     #[arg(long, value_name = "URL")]
     store: Option<StoreUrl>,
@@ -63,8 +66,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         (None, None) => return Err("serve needs URL or --config FILE".into()),
     };
     config.apply(Overrides::from_env(&|name| std::env::var(name).ok())?);
-    let Arguments { listen, store, state_dir, stateless, salvage, .. } = arguments;
-    config.apply(Overrides { listen, store, state_dir, stateless, ..Overrides::default() });
+    let Arguments { listen, admin, store, state_dir, stateless, salvage, .. } = arguments;
+    config.apply(Overrides { listen, admin, store, state_dir, stateless, ..Overrides::default() });
     if salvage && let Some(salvaged) = throughline_gateway::serve::salvage(&config, Effects::REAL)? {
         let aside = salvaged.moved_to.display();
         tracing::warn!(kept = salvaged.kept, lost = salvaged.lost, %aside, "a damaged store was salvaged");

@@ -2,20 +2,22 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use http::HeaderValue;
-use throughline_store::Store;
-use throughline_wire::seal::Keys;
+use throughline_store::{Store, StoreError};
 use tokio::sync::watch;
 
 use crate::account::Accounts;
 use crate::config::{self, Config};
 use crate::effects::Effects;
 use crate::initialize::InitializeCache;
+use crate::keys::LiveKeys;
 use crate::metadata;
+use crate::metrics::{Metrics, RouteCounts, Shard, StoreOperation};
 use crate::principal::Directory;
 use crate::probe::EraCache;
+use crate::room::Room;
 use crate::session::Table;
 use crate::upstream::destination::Destination;
 use crate::upstream::http::Endpoint;
@@ -27,7 +29,9 @@ pub struct App {
     /// Clock and randomness.
     pub effects: Effects,
     /// Keys derived from the ring, one per purpose.
-    pub keys: Keys,
+    pub keys: LiveKeys,
+    /// What is counted.
+    pub metrics: Metrics,
     /// Session records.
     pub store: Store,
     /// What is served, in the order of the configuration.
@@ -44,7 +48,11 @@ pub struct App {
     pub accounts: Accounts,
     /// Calls that go on without their client.
     pub detached: Arc<AtomicUsize>,
+    /// How much is being answered.
+    pub room: Room,
     stopping: watch::Sender<bool>,
+    /// The same, where it is asked often.
+    is_stopping: AtomicBool,
     next_id: AtomicU64,
 }
 
@@ -72,7 +80,7 @@ impl App {
         config: Config,
         destinations: Vec<Arc<Destination>>,
         effects: Effects,
-        keys: Keys,
+        keys: LiveKeys,
         store: Store,
     ) -> Arc<Self> {
         let instance = data_encoding::HEXLOWER.encode(&effects.bytes::<4>());
@@ -96,7 +104,10 @@ impl App {
             directory: Directory::new(&config.callers, &keys),
             accounts: Accounts::default(),
             detached: Arc::default(),
+            room: Room::default(),
+            metrics: Metrics::new(effects.now()),
             stopping: watch::Sender::new(false),
+            is_stopping: AtomicBool::new(false),
             next_id: AtomicU64::new(1),
             config,
             effects,
@@ -118,17 +129,31 @@ impl App {
 
     /// Whether new work is refused because the process is about to end.
     pub fn is_stopping(&self) -> bool {
-        *self.stopping.borrow()
+        self.is_stopping.load(Ordering::Acquire)
     }
 
     /// Makes readiness false, ends standing streams and refuses new bindings.
     pub fn stop(&self) {
+        // First the flag: who was woken by the signal finds it set.
+        self.is_stopping.store(true, Ordering::Release);
         self.stopping.send_replace(true);
+    }
+
+    /// Returns when the gateway stops.
+    pub async fn stopped(&self) {
+        // The sender is here, so it cannot be gone.
+        let _ = self.stop_signal().wait_for(|stop| *stop).await;
     }
 
     /// Becomes true when the gateway stops.
     pub fn stop_signal(&self) -> watch::Receiver<bool> {
         self.stopping.subscribe()
+    }
+
+    /// Notes that the store failed: in the log, and in the count.
+    pub fn store_failed(&self, operation: StoreOperation, error: &StoreError) {
+        tracing::error!(%error, ?operation, "session store failed");
+        self.metrics.store_failed(operation);
     }
 
     /// A session id as logs may show it: enough to follow one session, useless to take it over.
@@ -143,6 +168,8 @@ pub struct Core {
     pub app: Arc<App>,
     /// One for each route.
     pub endpoints: Vec<Rc<Endpoint>>,
+    /// What this core has counted.
+    pub metrics: Arc<Shard>,
 }
 
 impl Core {
@@ -150,13 +177,24 @@ impl Core {
     pub fn new(app: Arc<App>) -> Rc<Self> {
         let endpoint = |route: &Arc<Route>| Endpoint::new(Arc::clone(&route.to), app.effects);
         let endpoints = app.routes.iter().map(endpoint).collect();
-        Rc::new(Core { app, endpoints })
+        let metrics = app.metrics.shard(app.routes.len());
+        Rc::new(Core { app, endpoints, metrics })
     }
 
     /// This core's connections to a route's upstream.
     pub fn endpoint(&self, route: &Route) -> &Rc<Endpoint> {
         &self.endpoints[route.index]
     }
+
+    /// What this core has counted on a route.
+    pub fn counts(&self, route: &Route) -> &RouteCounts {
+        self.metrics.route(route.index)
+    }
+}
+
+/// The beginning of a keyed digest, as logs show it.
+pub fn short(digest: &[u8; 16]) -> String {
+    data_encoding::HEXLOWER.encode(&digest[..5])
 }
 
 /// The first bytes of a digest.

@@ -9,6 +9,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::app::Core;
 use crate::credentials::Credentials;
+use crate::metrics::StoreOperation;
 use crate::session::{self, millis};
 use crate::{recover, upstream};
 
@@ -45,7 +46,7 @@ pub async fn run(core: Rc<Core>) {
             written = now;
             app.accounts.tidy(|key| app.sessions.get(key).is_some());
             if let Err(error) = app.store.sweep(now, SWEEP_BATCH).await {
-                tracing::error!(%error, "expired records were not removed");
+                app.store_failed(StoreOperation::Sweep, &error);
             }
         }
     }
@@ -86,7 +87,7 @@ async fn release_forgotten(core: &Rc<Core>, after: Option<RecordKey>, now: Milli
     let records = match app.store.list(after, FORGOTTEN_BATCH, now).await {
         Ok(records) => records,
         Err(error) => {
-            tracing::error!(%error, "session records were not looked through");
+            app.store_failed(StoreOperation::List, &error);
             return after;
         }
     };
@@ -107,6 +108,6 @@ async fn write_use(core: &Rc<Core>, since: Millis) {
     let used = core.app.sessions.select(usize::MAX, |session| session.used() >= since);
     let touches: Vec<_> = used.iter().map(|session| (session.key, session.used())).collect();
     if let Err(error) = core.app.store.touch_many(&touches).await {
-        tracing::error!(%error, "use of sessions was not written");
+        core.app.store_failed(StoreOperation::Touch, &error);
     }
 }

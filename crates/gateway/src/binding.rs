@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use throughline_store::{Binding, Millis, Record, RecordKey, State};
+use throughline_wire::loss::Sign;
 use tokio::sync::watch;
 
 use crate::app::App;
@@ -31,8 +32,8 @@ pub enum Slot {
     Failed {
         /// The last generation that was given out.
         generation: u32,
-        /// The generation that was found lost, so that the next attempt does not take it for good.
-        lost: Option<u32>,
+        /// What was found lost, so that the next attempt does not take it for good.
+        lost: Option<Lost>,
         /// How many attempts have failed in a row.
         attempts: u32,
         /// When the next may be made.
@@ -40,6 +41,15 @@ pub enum Slot {
     },
     /// The session was ended.
     Closed,
+}
+
+/// A binding that was found lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Lost {
+    /// Which one.
+    pub generation: u32,
+    /// How the upstream said so.
+    pub sign: Sign,
 }
 
 /// An upstream session in use.

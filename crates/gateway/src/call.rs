@@ -15,9 +15,10 @@ use throughline_wire::headers::{
 };
 use throughline_wire::loss::{Sign, Verdict};
 use throughline_wire::{era, method};
+use tokio::time::Instant;
 
 use crate::app::{Core, Route};
-use crate::binding::{Bound, Origin};
+use crate::binding::{Bound, Lost, Origin};
 use crate::classify::{Arrived, Held};
 use crate::credentials::Credentials;
 use crate::error::Fault;
@@ -25,7 +26,7 @@ use crate::session::{InFlight, Kind, Session};
 use crate::translate::{Renamed, Tagger};
 use crate::upstream::http::SendError;
 use crate::upstream::{self, ACCEPT_BOTH, Address, JSON, Looked};
-use crate::{recover, restore};
+use crate::{listen, recover, restore};
 
 /// An answer on its way to the client, with what it has to be translated by.
 pub struct Answered {
@@ -114,7 +115,7 @@ async fn hold(
         };
         let lost = match loss_of(core, session, credentials, &bound, &looked).await? {
             None => return Ok((alive(looked), bound, origin)),
-            Some(sign) => sign,
+            Some(sign) => Lost { generation: bound.generation, sign },
         };
         if recovered {
             return Err(Fault::LostAgain);
@@ -123,11 +124,13 @@ async fn hold(
         // Said once by whoever restores it; here for each of those who find it lost.
         tracing::debug!(
             session = core.app.log_id(&session.key.0),
-            sign = lost.as_str(),
+            sign = lost.sign.as_str(),
             "upstream session lost"
         );
         upstream::discard(looked);
-        (bound, origin) = recover::bind(core, session, credentials, Some(bound.generation)).await?;
+        (bound, origin) = recover::bind(core, session, credentials, Some(lost)).await?;
+        arrived.seen.recovered();
+        listen::followed(session, &bound).await;
     }
 }
 
@@ -138,7 +141,9 @@ async fn send(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Looked, SendError> {
+    let sent = Instant::now();
     let answer = upstream::send(core.endpoint(route), address, Method::POST, headers, body).await?;
+    core.counts(route).upstream.observe(sent.elapsed());
     Looked::at(answer, core.app.config.limits.event_bytes).await
 }
 

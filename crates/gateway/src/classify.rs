@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request};
+use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -14,12 +15,14 @@ use throughline_wire::era::request_era;
 use throughline_wire::headers::{LAST_EVENT_ID, MCP_PROTOCOL_VERSION, MCP_SESSION_ID};
 use throughline_wire::method;
 use throughline_wire::version::{ASSUMED, Era, ProtocolVersion};
+use tokio::time::Instant;
 
 use crate::app::{App, Route};
 use crate::config::{Answers, Mode};
 use crate::error::Fault;
-use crate::metadata;
+use crate::peer::{self, Peer, external_base};
 use crate::principal::{self, Caller};
+use crate::tally::Seen;
 
 /// The reserved `_meta` member of revision 2026-07-28 that names the version of a request.
 const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
@@ -28,6 +31,8 @@ const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 pub struct Arrived {
     /// Where it came in.
     pub route: Arc<Route>,
+    /// The other end of its connection.
+    pub peer: Peer,
     /// Who sent it.
     pub caller: Caller,
     /// What it is.
@@ -44,6 +49,10 @@ pub struct Arrived {
     pub origin: Option<String>,
     /// All its headers.
     pub headers: HeaderMap,
+    /// When it came.
+    pub began: Instant,
+    /// What becomes of it, for the tally.
+    pub seen: Seen,
 }
 
 /// The kinds of things that come.
@@ -135,6 +144,16 @@ impl Arrived {
         }
     }
 
+    /// Scheme and authority at which the client reached the gateway.
+    pub fn external_base(&self, app: &App) -> String {
+        peer::external_base(&app.config, self.peer, &self.headers)
+    }
+
+    /// Whether the client speaks a revision without sessions; for counts and logs.
+    pub fn is_modern(&self) -> bool {
+        self.era == Era::Modern
+    }
+
     /// The message, where there is one.
     pub fn held(&self) -> Option<&Held> {
         match &self.what {
@@ -162,8 +181,8 @@ impl From<Fault> for Refused {
 }
 
 /// Reads and checks one HTTP request.
-pub async fn classify(app: &App, request: Request<Incoming>) -> Result<Arrived, Refused> {
-    let (parts, body) = request.into_parts();
+pub async fn classify(app: &App, peer: Peer, parts: Parts, body: &mut Incoming) -> Result<Arrived, Refused> {
+    let began = Instant::now();
     let route = Arc::clone(app.route(parts.uri.path()).ok_or(Fault::NoRoute)?);
     let headers = &parts.headers;
     let what = match parts.method {
@@ -184,13 +203,14 @@ pub async fn classify(app: &App, request: Request<Incoming>) -> Result<Arrived, 
         return Err(Fault::Method("POST").into());
     }
     let accepts = accepts(&route, headers);
-    let caller = principal::identify(app, &route, &parts, what.held())
+    let caller = principal::identify(app, &route, peer, &parts, what.held())
         .map_err(|fault| Refused { fault, id: what.held().and_then(Held::raw_id).map(str::to_owned) })?;
     let forwards = route.config.forward_authorization;
-    let origin = forwards.then(|| metadata::origin_of(&parts.uri, &parts.headers)).flatten();
+    let origin = forwards.then(|| external_base(&app.config, peer, &parts.headers));
     let headers = parts.headers;
     Ok(Arrived {
         origin,
+        peer,
         caller,
         session_id: headers.get(MCP_SESSION_ID).cloned(),
         route,
@@ -199,6 +219,8 @@ pub async fn classify(app: &App, request: Request<Incoming>) -> Result<Arrived, 
         accepts,
         version,
         headers,
+        began,
+        seen: Seen::default(),
     })
 }
 
@@ -216,8 +238,8 @@ fn era_of(what: &What, header: Option<&str>) -> Result<Era, Fault> {
     Ok(request_era(header, meta.as_deref()))
 }
 
-async fn message(app: &App, headers: &HeaderMap, body: Incoming) -> Result<What, Refused> {
-    if !is_json(headers) {
+async fn message(app: &App, headers: &HeaderMap, body: &mut Incoming) -> Result<What, Refused> {
+    if !is_json(headers) || is_encoded(headers) {
         return Err(Fault::ContentType.into());
     }
     // A client that dribbles holds a connection and memory; what it may take for the head is enough for the rest.
@@ -256,7 +278,7 @@ fn unwrapped(body: Bytes, limits: &Limits) -> Result<Bytes, Fault> {
     Ok(body.slice(object))
 }
 
-async fn read_body(mut body: Incoming, limit: usize) -> Result<Bytes, Fault> {
+async fn read_body(body: &mut Incoming, limit: usize) -> Result<Bytes, Fault> {
     if body.size_hint().lower() > limit as u64 {
         return Err(Fault::BodyTooLarge(limit));
     }
@@ -286,6 +308,10 @@ fn is_json(headers: &HeaderMap) -> bool {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = value.split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json")
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_ENCODING).iter().any(|coding| coding != "identity")
 }
 
 fn accepts(route: &Route, headers: &HeaderMap) -> Accepts {

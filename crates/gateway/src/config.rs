@@ -9,6 +9,7 @@
 //! what it accepts is said once, in the tables of `schema`; [`EXAMPLE`] explains each of them to the operator,
 //! and a test holds the two together.
 
+mod admin;
 mod callers;
 mod error;
 mod overrides;
@@ -26,7 +27,10 @@ use std::time::Duration;
 
 use http::{HeaderName, Uri};
 
-pub use callers::{ApiKey, Callers, Conversation, KeyKind};
+use crate::peer::Network;
+
+pub use admin::{AdminAddress, AdminToken};
+pub use callers::{ApiKey, CallerProxy, Callers, Conversation, KeyKind};
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
 pub use overrides::Overrides;
 pub use upstream::{Header, HeaderSource, Proxies, Proxy};
@@ -69,6 +73,17 @@ pub struct Config {
     /// Values of `Origin` that are accepted, as a browser sends them (`scheme://host[:port]`, in lower case, no
     /// default port), on top of the loopback origins while the gateway listens on loopback. Default: none.
     pub allowed_origins: Vec<String>,
+    /// The proxies whose word about the client is believed (`Forwarded`, `X-Forwarded-*`), by the address that they
+    /// connect from. Default: none.
+    pub trusted_proxies: Vec<Network>,
+    /// TLS toward clients. Default (`None`): plain HTTP.
+    pub tls: Option<Tls>,
+    /// Where the administrator connects. Default: nowhere.
+    pub admin: Option<AdminAddress>,
+    /// What the administrator proves itself with. Default (`None`): the file `admin-token` in the state directory.
+    pub admin_token: Option<AdminToken>,
+    /// Whether each request is logged, in a line of its own. Default: yes.
+    pub access_log: bool,
     /// How much a peer may send or hold.
     pub limits: Limits,
     /// How long the gateway waits.
@@ -105,6 +120,24 @@ impl std::str::FromStr for StoreUrl {
     }
 }
 
+/// TLS toward clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// `tls.certificate`: a PEM file, the gateway's certificate first and then those that vouch for it.
+    pub certificate: PathBuf,
+    /// `tls.key`: a PEM file with the certificate's private key.
+    pub key: PathBuf,
+    /// `tls.reload`: how often the files are looked at; a changed pair serves the connections that follow.
+    /// Default 5 s.
+    pub reload: Duration,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { certificate: PathBuf::new(), key: PathBuf::new(), reload: Duration::from_secs(5) }
+    }
+}
+
 /// How much a peer may send or hold. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -121,6 +154,11 @@ pub struct Limits {
     pub headers: usize,
     /// `limits.connections`: client connections open at a time, over all workers. Default 10,000.
     pub connections: usize,
+    /// `limits.requests`: requests that are being answered at a time, over all connections, without streams that
+    /// only listen. Default 4096.
+    pub requests: usize,
+    /// `limits.streams`: streams that listen (GET), open at a time. Default 10,000.
+    pub streams: usize,
     /// `limits.sessions`: sessions alive at a time, over all routes. Default 100,000.
     pub sessions: usize,
     /// `limits.sessions_per_caller`: sessions of one identified caller in memory at a time; the idlest gives way. Default
@@ -142,6 +180,8 @@ impl Default for Limits {
             header_bytes: 32 * KIB,
             headers: 100,
             connections: 10_000,
+            requests: 4096,
+            streams: 10_000,
             sessions: 100_000,
             sessions_per_caller: 1000,
             requests_per_caller: 256,
@@ -165,6 +205,9 @@ pub struct Timeouts {
     /// how long a connection without a request is kept. Default 75 s, since clients that keep connections expect
     /// a server to keep them for a minute.
     pub request_read: Duration,
+    /// `timeouts.answer_write`: how long a client may take nothing of the answer that is there for it, before it is
+    /// cut off. Default 60 s.
+    pub answer_write: Duration,
     /// `timeouts.shutdown`: how long requests in flight may go on after a signal to stop. Default 20 s, which is
     /// within the 30 s that Kubernetes allows.
     pub shutdown: Duration,
@@ -177,6 +220,7 @@ impl Default for Timeouts {
             first_byte: minutes(5),
             call: hours(1),
             request_read: Duration::from_secs(75),
+            answer_write: minutes(1),
             shutdown: Duration::from_secs(20),
         }
     }
@@ -346,7 +390,19 @@ impl Config {
 
     /// Puts what `overrides` says in place of what was configured.
     pub fn apply(&mut self, overrides: Overrides) {
-        let Overrides { listen, store, state_dir, workers, allowed_hosts, stateless, proxies } = overrides;
+        let Overrides {
+            listen,
+            admin,
+            admin_token,
+            store,
+            state_dir,
+            workers,
+            allowed_hosts,
+            stateless,
+            proxies,
+        } = overrides;
+        self.admin = admin.or_else(|| self.admin.take());
+        self.admin_token = admin_token.or_else(|| self.admin_token.take());
         if let Some(listen) = listen {
             self.listen = listen;
             self.listen_place = Place::Unknown;
@@ -432,6 +488,11 @@ impl Config {
             store: StoreUrl::Embedded(None),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            tls: None,
+            admin: None,
+            admin_token: None,
+            access_log: true,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             sessions: Sessions::default(),

@@ -15,6 +15,12 @@ use crate::upstream::Refusal;
 /// A failure of the gateway's own, as the client will see it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
+    /// The request names no host, or different ones.
+    NoHost,
+    /// A header that there may be one of came twice.
+    Repeated,
+    /// The request has more headers than the limit.
+    TooManyHeaders,
     /// The Host header names no host of this gateway (DNS rebinding).
     BadHost,
     /// The Origin is not allowed, or the browser says that the request is cross-site.
@@ -41,7 +47,7 @@ pub enum Fault {
     Unauthorized,
     /// No more sessions can be opened now.
     TooManySessions,
-    /// The caller has too many requests under way.
+    /// As many requests are under way as the limit allows, for this caller or for all.
     TooManyRequests,
     /// The upstream cannot be reached, and the request was certainly not sent.
     UpstreamAway,
@@ -149,7 +155,10 @@ impl Fault {
     fn row(&self) -> Row {
         let row = |status, code, text: &str| Row { status, code, text: text.to_owned(), data: None };
         match self {
-            Fault::BadHost
+            Fault::NoHost
+            | Fault::Repeated
+            | Fault::TooManyHeaders
+            | Fault::BadHost
             | Fault::BadOrigin
             | Fault::NoRoute
             | Fault::NoMetadata
@@ -204,6 +213,21 @@ impl Fault {
     /// The rows that say what is wrong with the request.
     fn bad_request(&self) -> Row {
         let (status, code, text) = match self {
+            Fault::NoHost => (
+                StatusCode::BAD_REQUEST,
+                code::INVALID_REQUEST,
+                "The request does not say which host it is for; send one Host header".into(),
+            ),
+            Fault::Repeated => (
+                StatusCode::BAD_REQUEST,
+                code::INVALID_REQUEST,
+                "A header that may come once came twice, such as Mcp-Session-Id; send it once".into(),
+            ),
+            Fault::TooManyHeaders => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                code::INVALID_REQUEST,
+                "The request has too many headers; send fewer".into(),
+            ),
             Fault::BadHost => (
                 StatusCode::FORBIDDEN,
                 code::SERVER,
@@ -232,7 +256,7 @@ impl Fault {
             Fault::ContentType => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 code::SERVER,
-                "Unsupported media type: send the message with content-type application/json".into(),
+                "Unsupported media type: send the message with content-type application/json, not compressed".into(),
             ),
             Fault::NotAcceptable => (
                 StatusCode::NOT_ACCEPTABLE,

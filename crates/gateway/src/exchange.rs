@@ -12,16 +12,23 @@ use crate::error::Fault;
 use crate::initialize;
 use crate::listen;
 use crate::metadata;
+use crate::peer::Peer;
 use crate::reply::{self, Asked, GoesOn, ReplyBody};
+use crate::room;
 use crate::session::{self, Holding};
+use crate::tally;
 
 /// Answers one request. There is always an answer.
-pub async fn exchange(core: Rc<Core>, request: Request<Incoming>) -> Response<ReplyBody> {
-    if let Some(asked) = metadata::asked(&core.app, &request) {
+pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) -> Response<ReplyBody> {
+    let (parts, mut body) = request.into_parts();
+    if let Some(asked) = metadata::asked(&core.app, peer, &parts) {
         return metadata::answer(&core, &asked).await;
     }
-    match classify::classify(&core.app, request).await {
-        Err(refused) => reply::fault(&core.app, &refused.fault, refused.id.as_deref()),
+    match classify::classify(&core.app, peer, parts, &mut body).await {
+        Err(refused) => {
+            room::linger(body, &refused.fault);
+            tally::refused(&core, reply::fault(&core.app, &refused.fault, refused.id.as_deref()))
+        }
         Ok(arrived) => match arrived.on_disconnect() {
             OnDisconnect::Cancel => answer(core, arrived).await,
             OnDisconnect::KeepReading => {
@@ -33,6 +40,7 @@ pub async fn exchange(core: Rc<Core>, request: Request<Incoming>) -> Response<Re
 }
 
 async fn answer(core: Rc<Core>, arrived: Arrived) -> Response<ReplyBody> {
+    let present = tally::enter(&core);
     let answered = match &arrived.what {
         What::Initialize(held) => initialize(&core, &arrived, held).await,
         What::Request(held) => request(&core, &arrived, held).await,
@@ -48,7 +56,7 @@ async fn answer(core: Rc<Core>, arrived: Arrived) -> Response<ReplyBody> {
         reply::fault(&core.app, &fault, id)
     });
     metadata::localise(&arrived, &mut response);
-    response
+    tally::answered(present, arrived, response)
 }
 
 async fn initialize(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {

@@ -141,6 +141,7 @@ async fn ask(
             let Some(version) = version.and_then(|text| HeaderValue::from_str(&text).ok()) else {
                 return Err(NoAnswer::Fault(Fault::UpstreamGarbled));
             };
+            core.counts(route).opened.up();
             let session_id = headers.get(MCP_SESSION_ID).cloned();
             let address = Address { session_id, version: Some(version), cookies, ..Address::default() };
             Ok(Answer { result, address })

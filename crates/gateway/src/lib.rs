@@ -17,29 +17,37 @@
 //! Everything is local to a core's thread but [`app::App`], which is shared and never locked over an await.
 
 pub mod account;
+pub mod admin;
 pub mod app;
 pub mod background;
 pub mod binding;
 pub mod call;
 pub mod classify;
 pub mod config;
+pub mod connection;
 pub mod credentials;
 pub mod effects;
 pub mod error;
 pub mod exchange;
 pub mod initialize;
+pub mod keys;
 pub mod listen;
 pub mod listener;
 pub mod metadata;
+pub mod metrics;
 pub mod origin;
+pub mod peer;
 pub mod principal;
 pub mod probe;
 pub mod recover;
 pub mod reply;
 pub mod restore;
+pub mod room;
 pub mod serve;
 pub mod session;
 pub mod sockets;
+pub mod tally;
+pub mod tls;
 pub mod translate;
 pub mod upstream;
 

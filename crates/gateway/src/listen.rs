@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval};
 
 use crate::app::Core;
-use crate::binding::Bound;
+use crate::binding::{Bound, Lost};
 use crate::call::listen_headers;
 use crate::classify::{Arrived, reads_streams};
 use crate::credentials::Credentials;
@@ -41,14 +41,23 @@ const REOPEN_FIRST: Duration = Duration::from_millis(100);
 const REOPEN_MAX: Duration = Duration::from_secs(15);
 /// A stream that lasted so long was no failure.
 const REOPEN_RESET: Duration = Duration::from_secs(30);
+/// How long a call waits for the stream to follow into a new binding.
+const FOLLOW: Duration = Duration::from_secs(1);
 
 /// Longest refusal that is passed on, in bytes.
 const MAX_CHALLENGE: usize = 64 * 1024;
 
 /// A client's stream, as the task sees it.
 type Client = mpsc::Sender<Bytes>;
-/// How a session's standing stream is handed the client's next one.
-pub type Listener = mpsc::Sender<Client>;
+
+/// A session's standing stream, as others see it.
+#[derive(Clone)]
+pub struct Listener {
+    /// Takes the client's next stream.
+    handed: mpsc::Sender<Client>,
+    /// The generation in which the upstream's stream is open, or was last; 0 before the first.
+    open_in: watch::Receiver<u32>,
+}
 
 /// Opens a stream for a client, or resumes one after `last_event_id`.
 pub async fn listen(
@@ -66,7 +75,9 @@ pub async fn listen(
     let resumed = last_event_id.and_then(|id| Tagger::new(&core.app, &bound).own_event_id(id));
     let (client, channel) = mpsc::channel(QUEUE);
     let (handed, takeover) = mpsc::channel(1);
-    if resumed.is_none() && !hand_over(&session, &client, &handed).await {
+    let (opened, open_in) = watch::channel(0);
+    let listener = Listener { handed, open_in };
+    if resumed.is_none() && !hand_over(&session, &client, &listener).await {
         return Ok(reply::channel(&core.app, channel));
     }
     let mut stream = Stream {
@@ -78,7 +89,8 @@ pub async fn listen(
         credentials: arrived.caller.credentials.clone(),
         client,
         idle: Vec::new(),
-        handed,
+        listener,
+        opened,
         takeover,
         last_event_id: resumed,
         _in_use: in_use,
@@ -97,18 +109,28 @@ pub async fn listen(
     }
 }
 
+/// Waits until the client's standing stream, if it has one, is open in this binding: the upstream may ask there what
+/// it needs for a call, and what it says before that reaches nobody.
+pub async fn followed(session: &Session, bound: &Bound) {
+    let Some(mut listener) = lock(&session.listener).clone() else { return };
+    let opened = listener.open_in.wait_for(|generation| *generation >= bound.generation);
+    // Whether it is open, has ended, or takes too long: the call goes on.
+    let _ = tokio::time::timeout(FOLLOW, opened).await;
+}
+
 /// Gives the client's new stream to the task that reads this session's upstream stream. If there is none, says so
 /// and registers the one that is about to be.
-async fn hand_over(session: &Session, client: &Client, handed: &Listener) -> bool {
+async fn hand_over(session: &Session, client: &Client, own: &Listener) -> bool {
     loop {
         let present = {
             let mut listener = lock(&session.listener);
             // Under the lock under which a task ends (`fall_back`): it does not end with a stream in its hands.
-            match listener.as_ref().map(|present| (present, present.try_send(client.clone()))) {
+            let present = listener.as_ref().map(|present| &present.handed);
+            match present.map(|present| (present, present.try_send(client.clone()))) {
                 Some((_, Ok(()))) => return false,
                 Some((present, Err(TrySendError::Full(_)))) => present.clone(),
                 Some((_, Err(TrySendError::Closed(_)))) | None => {
-                    *listener = Some(handed.clone());
+                    *listener = Some(own.clone());
                     return true;
                 }
             }
@@ -142,7 +164,9 @@ struct Stream {
     client: Client,
     /// Streams that the client opened before. Closing them would make it come back and take over again.
     idle: Vec<Client>,
-    handed: Listener,
+    listener: Listener,
+    /// What [`Listener`] tells others.
+    opened: watch::Sender<u32>,
     takeover: mpsc::Receiver<Client>,
     /// The last event id that the upstream gave in the present binding.
     last_event_id: Option<Vec<u8>>,
@@ -167,22 +191,22 @@ impl Stream {
             let sent = upstream::send(endpoint, &self.bound.address, Method::GET, headers, Bytes::new());
             let answer = sent.await.map_err(upstream::fault_of)?;
             if answer.status.is_success() && upstream::is_event_stream(&answer.headers) {
+                self.opened.send_replace(self.bound.generation);
                 return Ok(Opened::Stream(answer.body));
             }
             let status = answer.status;
             let looked = Looked::at(answer, 4096).await.map_err(upstream::fault_of)?;
             let verdict = looked.verdict(self.bound.address.session_id.is_some());
-            let lost = !recovered && self.is_lost(status, verdict).await;
-            if !lost && upstream::is_challenge(status, &looked.headers) {
+            let lost = self.is_lost(status, verdict).await.filter(|_| !recovered);
+            if lost.is_none() && upstream::is_challenge(status, &looked.headers) {
                 return Err(challenge(looked).await);
             }
             upstream::discard(looked);
-            if lost {
+            if let Some(sign) = lost {
                 recovered = true;
+                let lost = Lost { generation: self.bound.generation, sign };
                 let credentials = &self.credentials;
-                let (bound, _) =
-                    recover::bind(&self.core, &self.session, credentials, Some(self.bound.generation))
-                        .await?;
+                let (bound, _) = recover::bind(&self.core, &self.session, credentials, Some(lost)).await?;
                 self.rebind(bound);
             } else if status == StatusCode::CONFLICT && Instant::now() < deadline {
                 tokio::time::sleep(REOPEN_FIRST).await;
@@ -192,16 +216,17 @@ impl Stream {
         }
     }
 
-    async fn is_lost(&self, status: StatusCode, verdict: loss::Verdict) -> bool {
+    async fn is_lost(&self, status: StatusCode, verdict: loss::Verdict) -> Option<loss::Sign> {
         match verdict {
-            loss::Verdict::Lost(_) => true,
+            loss::Verdict::Lost(sign) => Some(sign),
             // A server without a stream says so in many ways; only the session's own word counts.
-            loss::Verdict::Suspected(_) if status != StatusCode::METHOD_NOT_ALLOWED => {
+            loss::Verdict::Suspected(sign) if status != StatusCode::METHOD_NOT_ALLOWED => {
                 let endpoint = self.core.endpoint(&self.session.route);
                 let address = self.bound.address.on_behalf(&self.credentials);
-                upstream::ping(endpoint, &address).await == Some(false)
+                let lost = upstream::ping(endpoint, &address).await == Some(false);
+                lost.then_some(sign)
             }
-            _ => false,
+            _ => None,
         }
     }
 
@@ -318,12 +343,14 @@ impl Stream {
                 true
             }
             None => {
-                if listener.as_ref().is_some_and(|present| present.same_channel(&self.handed)) {
-                    *listener = None;
-                }
+                self.resign(&mut listener);
                 false
             }
         }
+    }
+
+    fn resign(&self, listener: &mut Option<Listener>) {
+        listener.take_if(|present| present.handed.same_channel(&self.listener.handed));
     }
 
     fn beat_idle(&self) {
@@ -368,12 +395,19 @@ impl Stream {
         }
     }
 
-    /// Waits, with an eye on the client. None when there is nobody to wait for.
+    /// Waits, with an eye on the client, but not when there is a new binding to be opened in. None when there is nobody
+    /// to wait for.
     async fn rest(&mut self, pause: Duration, stop: &mut watch::Receiver<bool>) -> Option<()> {
         let deadline = Instant::now() + pause;
         let mut heartbeat = heartbeat();
+        let session = Arc::clone(&self.session);
         loop {
+            let rebound = session.rebound.notified();
+            if recover::current(&session).is_some_and(|bound| bound.generation != self.bound.generation) {
+                return Some(());
+            }
             tokio::select! {
+                () = rebound => {}
                 () = tokio::time::sleep_until(deadline) => return Some(()),
                 _ = heartbeat.tick() => {
                     self.beat_idle();
@@ -422,10 +456,7 @@ impl Stream {
 impl Drop for Stream {
     /// However it ends, also before it began: nothing is handed to a stream that is gone.
     fn drop(&mut self) {
-        let mut listener = lock(&self.session.listener);
-        if listener.as_ref().is_some_and(|present| present.same_channel(&self.handed)) {
-            *listener = None;
-        }
+        self.resign(&mut lock(&self.session.listener));
     }
 }
 

@@ -5,24 +5,43 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Request, Response, StatusCode};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN};
+use http::uri::Authority;
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
+use throughline_wire::headers::{LAST_EVENT_ID, MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, MCP_SESSION_ID};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::app::Core;
+use crate::app::{App, Core};
+use crate::error::Fault;
 use crate::exchange::exchange;
-use crate::origin;
-use crate::reply::{self, Never, ReplyBody};
-use crate::sockets;
+use crate::metrics::export;
+use crate::peer::Peer;
+use crate::principal;
+use crate::reply::{self, ReplyBody};
+use crate::room::{self, Place, Placed, Taken};
+use crate::tally;
+use crate::tls::Tls;
 use crate::upstream::JSON;
+use crate::{connection, origin, sockets};
 
 /// Connections that wait to be accepted, per core.
 const BACKLOG: i32 = 1024;
+
+/// Headers of which there is one: of two, this gateway and another reader could each take another.
+const ONCE: [HeaderName; 9] = [
+    HOST,
+    AUTHORIZATION,
+    CONTENT_TYPE,
+    ORIGIN,
+    HeaderName::from_static(MCP_SESSION_ID),
+    HeaderName::from_static(MCP_PROTOCOL_VERSION),
+    HeaderName::from_static(MCP_METHOD),
+    HeaderName::from_static(MCP_NAME),
+    HeaderName::from_static(LAST_EVENT_ID),
+];
 
 /// One listening socket for each core, all on one address; the kernel spreads connections over them.
 ///
@@ -51,19 +70,20 @@ fn socket(address: SocketAddr, share: bool) -> io::Result<StdListener> {
 }
 
 /// Accepts and serves connections until the gateway stops, and returns when the last of them is done.
-pub async fn serve(core: Rc<Core>, listener: TcpListener, room: Arc<Semaphore>) {
+pub async fn serve(core: Rc<Core>, listener: TcpListener, room: Arc<Semaphore>, tls: Option<Tls>) {
     let mut stop = core.app.stop_signal();
     let (alive, mut all_done) = mpsc::channel::<()>(1);
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &room) => accepted,
+            accepted = accept(&core, &listener, &room) => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
         };
         match accepted {
-            Ok((stream, permit)) => {
-                let (core, alive) = (Rc::clone(&core), alive.clone());
+            Ok((stream, address, permit)) => {
+                let (core, alive, tls) = (Rc::clone(&core), alive.clone(), tls.clone());
+                let peer = Peer::new(&core.app.config, address, tls.is_some());
                 tokio::task::spawn_local(async move {
-                    connection(core, stream).await;
+                    connection::serve(core, stream, peer, tls).await;
                     drop((permit, alive));
                 });
             }
@@ -79,67 +99,103 @@ pub async fn serve(core: Rc<Core>, listener: TcpListener, room: Arc<Semaphore>) 
 }
 
 async fn accept(
+    core: &Core,
     listener: &TcpListener,
     room: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+    let (stream, address) = listener.accept().await?;
     stream.set_nodelay(true)?;
-    sockets::notice_death(&stream)?;
-    Ok((stream, permit))
-}
-
-async fn connection(core: Rc<Core>, stream: TcpStream) {
-    let mut stop = core.app.stop_signal();
-    let config = &core.app.config;
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(config.timeouts.request_read)
-        .max_headers(config.limits.headers)
-        .max_buf_size(config.limits.header_bytes);
-    let service = service_fn(|request| {
-        let core = Rc::clone(&core);
-        async move { Ok::<_, Never>(answer(core, request).await) }
-    });
-    let served = http.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(served);
-    let outcome = tokio::select! {
-        outcome = served.as_mut() => outcome,
-        _ = stop.wait_for(|stop| *stop) => {
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "a client's connection ended");
-    }
+    sockets::notice_death(&stream, core.app.config.timeouts.answer_write)?;
+    Ok((stream, address, permit))
 }
 
 /// Health, for those who watch the process; everything else is the protocol.
-async fn answer(core: Rc<Core>, request: Request<Incoming>) -> Response<ReplyBody> {
-    let app = &core.app;
-    match request.uri().path() {
-        "/healthz" => reply::whole(app, StatusCode::OK, JSON, &b"{\"status\":\"ok\"}"[..]),
-        "/readyz" if app.is_stopping() => {
-            reply::whole(app, StatusCode::SERVICE_UNAVAILABLE, JSON, &b"{\"status\":\"stopping\"}"[..])
-        }
-        "/readyz" => reply::whole(app, StatusCode::OK, JSON, &b"{\"status\":\"ready\"}"[..]),
-        _ => from_outside(core, request).await,
+pub async fn answer(
+    core: Rc<Core>,
+    peer: Peer,
+    request: Request<Incoming>,
+    taken: Option<Rc<Taken>>,
+) -> Response<Placed> {
+    if let Some(health) = health(&core.app, request.uri().path()) {
+        return Placed::hold(health, None, taken);
+    }
+    let (place, response) = match Place::take(&core, request.method()) {
+        Ok(place) => (Some(place), from_outside(core, peer, request).await),
+        Err(fault) => (None, refuse(&core, &fault, request)),
+    };
+    Placed::hold(response, place, taken)
+}
+
+/// How the process is, at the paths where that is asked.
+pub fn health(app: &App, path: &str) -> Option<Response<ReplyBody>> {
+    let said = |status, text: &'static str| Some(reply::whole(app, status, JSON, text));
+    match path {
+        "/healthz" => said(StatusCode::OK, r#"{"status":"ok"}"#),
+        "/readyz" if app.is_stopping() => said(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"stopping"}"#),
+        "/readyz" => said(StatusCode::OK, r#"{"status":"ready"}"#),
+        _ => None,
     }
 }
 
 /// The protocol, for whoever may speak it here.
-async fn from_outside(core: Rc<Core>, request: Request<Incoming>) -> Response<ReplyBody> {
-    let origin = match origin::check(&core.app.config, &request) {
+async fn from_outside(core: Rc<Core>, peer: Peer, mut request: Request<Incoming>) -> Response<ReplyBody> {
+    let checked = sane(&core, &mut request).and_then(|()| origin::check(&core.app.config, peer, &request));
+    let origin = match checked {
         Ok(origin) => origin,
-        Err(fault) => return reply::fault(&core.app, &fault, None),
+        Err(fault) => return refuse(&core, &fault, request),
     };
-    let Some(origin) = origin else { return exchange(core, request).await };
+    if request.uri().path() == "/metrics" && core.app.config.on_loopback() {
+        return scrape(&core, &request);
+    }
+    let Some(origin) = origin else { return exchange(core, peer, request).await };
     let preflight = origin::is_preflight(&request);
     let mut response = match preflight {
         true => reply::empty(&core.app, StatusCode::NO_CONTENT),
-        false => exchange(core, request).await,
+        false => exchange(core, peer, request).await,
     };
     origin::allow(response.headers_mut(), origin, preflight);
     response
+}
+
+fn refuse(core: &Core, fault: &Fault, request: Request<Incoming>) -> Response<ReplyBody> {
+    room::linger(request.into_body(), fault);
+    tally::refused(core, reply::fault(&core.app, fault, None))
+}
+
+/// What two readers of a request could take for two things; and what differs between the HTTP versions: how many
+/// headers there may be, and where the host is named. Behind this it is in `Host`.
+fn sane(core: &Core, request: &mut Request<Incoming>) -> Result<(), Fault> {
+    if request.headers().len() > core.app.config.limits.headers {
+        return Err(Fault::TooManyHeaders);
+    }
+    let headers = request.headers();
+    // Nearly always every header comes once.
+    if headers.len() != headers.keys_len() && ONCE.iter().any(|name| headers.get_all(name).iter().count() > 1)
+    {
+        return Err(Fault::Repeated);
+    }
+    match (request.uri().authority().map(Authority::as_str), headers.get(HOST)) {
+        (None, None) => Err(Fault::NoHost),
+        (None, Some(_)) => Ok(()),
+        // RFC 9113, section 8.3.1; in HTTP/1.1 the target stands above the header (RFC 9112, section 3.2.2).
+        (Some(target), Some(host)) if request.version() == Version::HTTP_2 && target != host => {
+            Err(Fault::NoHost)
+        }
+        (Some(target), _) => {
+            let host = HeaderValue::from_str(target).map_err(|_| Fault::NoHost)?;
+            request.headers_mut().insert(HOST, host);
+            Ok(())
+        }
+    }
+}
+
+/// The counts, for whoever is on this machine: a proxy's clients are not.
+fn scrape(core: &Core, request: &Request<Incoming>) -> Response<ReplyBody> {
+    let app = &core.app;
+    match *request.method() {
+        _ if principal::is_forwarded(request.headers()) => reply::fault(app, &Fault::NoRoute, None),
+        Method::GET => reply::whole(app, StatusCode::OK, export::CONTENT_TYPE, export::text(app)),
+        _ => reply::fault(app, &Fault::Method("GET"), None),
+    }
 }

@@ -9,14 +9,16 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::header::{ACCEPT, CACHE_CONTROL, HOST, HeaderValue, USER_AGENT, WWW_AUTHENTICATE};
+use http::header::{ACCEPT, CACHE_CONTROL, HeaderValue, USER_AGENT, WWW_AUTHENTICATE};
+use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Response, StatusCode, Uri};
 use throughline_wire::splice::{set_member, splice};
 
 use crate::app::{App, Core, Route};
 use crate::classify::Arrived;
 use crate::error::Fault;
+use crate::peer::{Peer, external_base};
 use crate::reply::{self, ReplyBody};
 use crate::session::lock;
 use crate::upstream::http::read_whole;
@@ -44,8 +46,8 @@ pub struct Asked {
 }
 
 /// Whether a request is for the metadata of a route that has such.
-pub fn asked<B>(app: &App, request: &Request<B>) -> Option<Asked> {
-    let path = request.uri().path().strip_prefix(WELL_KNOWN)?;
+pub fn asked(app: &App, peer: Peer, request: &Parts) -> Option<Asked> {
+    let path = request.uri.path().strip_prefix(WELL_KNOWN)?;
     let forwards = |route: &&Arc<Route>| route.config.forward_authorization;
     let route = match path {
         // Of the origin as a whole: the unnamed route's, or the only one's.
@@ -56,23 +58,9 @@ pub fn asked<B>(app: &App, request: &Request<B>) -> Option<Asked> {
         }
         path => app.route(path).filter(forwards)?,
     };
-    let origin = origin_of(request.uri(), request.headers())?;
+    let origin = external_base(&app.config, peer, &request.headers);
     let resource = format!("{origin}{}", route.config.path);
-    Some(Asked { route: Arc::clone(route), resource, method: request.method().clone() })
-}
-
-/// The gateway's own origin as this client knows it; `Host` was checked.
-///
-/// Which of `http` and `https` it is, a proxy in front says. Anybody can say so, but tells it to himself alone.
-pub fn origin_of(uri: &Uri, headers: &HeaderMap) -> Option<String> {
-    let host = match uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => headers.get(HOST)?.to_str().ok()?,
-    };
-    let proto = headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
-    let is_https = uri.scheme_str() == Some("https")
-        || proto.is_some_and(|proto| proto.trim().eq_ignore_ascii_case("https"));
-    Some(format!("{}://{host}", if is_https { "https" } else { "http" }))
+    Some(Asked { route: Arc::clone(route), resource, method: request.method.clone() })
 }
 
 /// Answers with the upstream's metadata.

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Request};
 
 use crate::config::Config;
 use crate::error::Fault;
+use crate::peer::Peer;
 
 /// Headers that a page may send.
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
@@ -21,16 +22,20 @@ const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
 );
 
 /// Lets a request pass, or refuses it. Returns the origin of the page that may read the answer.
-pub fn check<B>(config: &Config, request: &Request<B>) -> Result<Option<HeaderValue>, Fault> {
+pub fn check<B>(config: &Config, peer: Peer, request: &Request<B>) -> Result<Option<HeaderValue>, Fault> {
     let headers = request.headers();
     let loopback = config.on_loopback();
-    let authority = request.uri().authority().map(http::uri::Authority::as_str);
-    let host =
-        authority.or_else(|| headers.get(HOST).and_then(|host| host.to_str().ok())).unwrap_or_default();
     let listed = |list: &[String], value: &str| list.iter().any(|known| known.eq_ignore_ascii_case(value));
-    let name = name_of(host);
-    let known = listed(&config.allowed_hosts, host) || listed(&config.allowed_hosts, name);
-    if !(known || (loopback && is_loopback_name(name))) {
+    let is_ours = |host: &str| {
+        let name = name_of(host);
+        let known = listed(&config.allowed_hosts, host) || listed(&config.allowed_hosts, name);
+        known || (loopback && is_loopback_name(name))
+    };
+    let own = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    // The name that the proxy was called by, beside the one that it uses here: a page that comes from a proxy's own
+    // machine can set the first.
+    let host = peer.forwarded_host(config, headers).unwrap_or(own);
+    if !(is_ours(own) && is_ours(host)) {
         return Err(Fault::BadHost);
     }
     let Some(origin) = headers.get(ORIGIN) else {
@@ -43,6 +48,18 @@ pub fn check<B>(config: &Config, request: &Request<B>) -> Result<Option<HeaderVa
         return Ok(Some(origin.clone()));
     }
     Err(Fault::BadOrigin)
+}
+
+/// The same for the administrator, who is on this machine and never a web page.
+pub fn check_local(headers: &HeaderMap) -> Result<(), Fault> {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if !is_loopback_name(name_of(host)) {
+        return Err(Fault::BadHost);
+    }
+    if headers.contains_key(ORIGIN) || is_cross_site(headers) {
+        return Err(Fault::BadOrigin);
+    }
+    Ok(())
 }
 
 fn is_cross_site(headers: &HeaderMap) -> bool {

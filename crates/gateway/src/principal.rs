@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, FORWARDED, USER_AGENT, VIA};
@@ -13,14 +14,15 @@ use http::request::Parts;
 use throughline_store::RecordKey;
 use throughline_wire::envelope;
 use throughline_wire::headers::MCP_SESSION_ID;
-use throughline_wire::seal::Keys;
 
 use crate::account::{Account, Turn};
 use crate::app::{App, Route, first};
 use crate::classify::Held;
-use crate::config::{Callers, KeyKind};
+use crate::config::{CallerProxy, Callers, KeyKind};
 use crate::credentials::{self, Credentials};
 use crate::error::Fault;
+use crate::keys::LiveKeys;
+use crate::peer::Peer;
 
 /// Longest client product that is told apart, in bytes.
 const MAX_PRODUCT: usize = 64;
@@ -53,6 +55,7 @@ pub struct Directory {
     /// By SHA-256 of the key. What is looked up is a digest of what was presented, so that the time it takes says
     /// nothing about the keys themselves.
     keys: HashMap<[u8; 32], Known>,
+    proxy: Option<CallerProxy>,
     refuses_unknown: bool,
 }
 
@@ -71,7 +74,7 @@ enum Identity {
 
 impl Directory {
     /// As configured.
-    pub fn new(callers: &Callers, keys: &Keys) -> Self {
+    pub fn new(callers: &Callers, keys: &LiveKeys) -> Self {
         let principal = |kind: &[u8], name: &[u8]| first(&keys.digest("principal", &[kind, name]));
         let known = callers.keys.iter().map(|key| {
             let known = Known { principal: principal(b"key", key.name.as_bytes()), kind: key.kind };
@@ -80,11 +83,16 @@ impl Directory {
         Directory {
             anonymous: first(&keys.digest("principal", &[b"anonymous"])),
             keys: known.collect(),
+            proxy: callers.proxy.clone(),
             refuses_unknown: callers.refuses_anonymous(),
         }
     }
 
-    fn identify(&self, route: &Route, headers: &HeaderMap) -> Result<Identity, Fault> {
+    fn identify(&self, app: &App, route: &Route, peer: Peer, headers: &HeaderMap) -> Result<Identity, Fault> {
+        if let Some(name) = self.proxy.as_ref().and_then(|proxy| named_by(proxy, peer, headers)) {
+            let principal = first(&app.keys.digest("principal", &[b"proxy", name]));
+            return Ok(Identity::Known(Known { principal, kind: KeyKind::User }));
+        }
         match api_key(route, headers).filter(|_| !self.keys.is_empty()) {
             // A wrong key is a mistake to be told of, also where no key would do.
             Some(key) => self.key(key).map(Identity::Known).ok_or(Fault::Unauthorized),
@@ -97,6 +105,14 @@ impl Directory {
         let presented: [u8; 32] = digest(&SHA256, key).as_ref().try_into().ok()?;
         self.keys.get(&presented).copied()
     }
+}
+
+/// Who the caller is by the word of a proxy that is believed.
+fn named_by<'a>(proxy: &CallerProxy, peer: Peer, headers: &'a HeaderMap) -> Option<&'a [u8]> {
+    let name = headers.get(&proxy.header).filter(|name| !name.is_empty() && peer.trusted)?;
+    let secret = digest(&SHA256, headers.get(&proxy.secret_header)?.as_bytes());
+    verify_slices_are_equal(secret.as_ref(), &proxy.secret_sha256).ok()?;
+    Some(name.as_bytes())
 }
 
 /// The key that a caller presents: `x-api-key`, or Authorization with or without `Bearer` (some connectors cannot
@@ -118,8 +134,14 @@ fn api_key<'a>(route: &Route, headers: &'a HeaderMap) -> Option<&'a [u8]> {
 /// # Errors
 /// [`Fault::Unauthorized`] without a valid key where one is needed; [`Fault::TooManyRequests`] beyond the caller's
 /// share.
-pub fn identify(app: &App, route: &Route, parts: &Parts, held: Option<&Held>) -> Result<Caller, Fault> {
-    let identity = app.directory.identify(route, &parts.headers)?;
+pub fn identify(
+    app: &App,
+    route: &Route,
+    peer: Peer,
+    parts: &Parts,
+    held: Option<&Held>,
+) -> Result<Caller, Fault> {
+    let identity = app.directory.identify(app, route, peer, &parts.headers)?;
     let (principal, account) = match identity {
         Identity::Anonymous => (app.directory.anonymous, None),
         Identity::Known(Known { principal, .. }) => {
@@ -194,7 +216,8 @@ fn conversation<'a>(
     Ok(value.map(|(_, value)| Cow::Borrowed(value.as_bytes())))
 }
 
-fn is_forwarded(headers: &HeaderMap) -> bool {
+/// Whether a proxy passed the request on.
+pub fn is_forwarded(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| *name == FORWARDED || *name == VIA || name.as_str().starts_with("x-forwarded-"))
 }
 

@@ -16,11 +16,12 @@ use throughline_wire::{jsonrpc, method};
 use tokio::sync::watch;
 
 use crate::app::{App, Core};
-use crate::binding::{Bound, Made, Origin, Slot};
+use crate::binding::{Bound, Lost, Made, Origin, Slot};
 use crate::config::UnsafeAfterLoss;
 use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::initialize::{self, InitializeParams, Opened};
+use crate::metrics::StoreOperation;
 use crate::restore;
 use crate::session::{Kind, Session, Updated, lock, millis};
 use crate::upstream::{self, Refusal};
@@ -59,13 +60,13 @@ enum Turn {
     Pause(Duration),
 }
 
-/// The session's binding; made if there is none, or if the one of generation `lost` is lost.
+/// The session's binding; made if there is none, or if the present one is `lost`.
 /// `credentials` go with what has to be sent for it.
 pub async fn bind(
     core: &Rc<Core>,
     session: &Arc<Session>,
     credentials: &Credentials,
-    lost: Option<u32>,
+    lost: Option<Lost>,
 ) -> Made {
     let mut rested = false;
     for _ in 0..MAX_TURNS {
@@ -95,13 +96,13 @@ fn turn(
     core: &Rc<Core>,
     session: &Arc<Session>,
     credentials: &Credentials,
-    lost: Option<u32>,
+    lost: Option<Lost>,
     rested: bool,
 ) -> Result<Turn, Fault> {
     let now = core.app.effects.now();
     let mut slot = lock(&session.slot);
     let (lost, attempts) = match &*slot {
-        Slot::Bound(bound) if lost != Some(bound.generation) => {
+        Slot::Bound(bound) if lost.is_none_or(|lost| lost.generation != bound.generation) => {
             let origin = if lost.is_some() { Origin::Restored } else { Origin::Resumed };
             return Ok(Turn::Bound(Arc::clone(bound), origin));
         }
@@ -125,7 +126,7 @@ fn start(
     session: &Arc<Session>,
     credentials: &Credentials,
     slot: &mut Slot,
-    lost: Option<u32>,
+    lost: Option<Lost>,
     attempts: u32,
 ) -> watch::Receiver<Option<Made>> {
     let (tell, made) = watch::channel(None);
@@ -140,6 +141,7 @@ fn start(
     *slot = Slot::Making(made.clone());
     let core = Rc::clone(core);
     tokio::task::spawn_local(async move {
+        let lost = lost.map(|lost| lost.generation);
         let outcome = make(&core, &attempt.session, &attempt.credentials, lost).await;
         let outcome = attempt.settle(&core, outcome);
         let _ = tell.send(Some(outcome));
@@ -153,7 +155,7 @@ struct Attempt {
     /// What the request brought that started it.
     credentials: Credentials,
     generation: u32,
-    lost: Option<u32>,
+    lost: Option<Lost>,
     attempts: u32,
     settled: bool,
 }
@@ -163,6 +165,9 @@ impl Attempt {
         self.settled = true;
         let session = &self.session;
         let log_id = core.app.log_id(&session.key.0);
+        if let Some(lost) = self.lost {
+            core.counts(&session.route).recovery(lost.sign, outcome.is_ok());
+        }
         let next = match &outcome {
             Ok((bound, origin)) => {
                 let (generation, origin) = (bound.generation, origin.as_str());
@@ -224,7 +229,7 @@ async fn make(core: &Rc<Core>, session: &Arc<Session>, credentials: &Credentials
     let app = &core.app;
     loop {
         if let Err(error) = session.refresh(app).await {
-            tracing::error!(%error, "session store unavailable");
+            app.store_failed(StoreOperation::Get, &error);
         }
         let record = session.record();
         let State::Open { binding, generation } = &record.state else { return Err(Fault::SessionUnknown) };
@@ -373,6 +378,49 @@ pub async fn release(core: &Rc<Core>, session: &Arc<Session>, credentials: &Cred
     }
     drop(slot);
     upstream::end_later(core.endpoint(&session.route), bound.address.on_behalf(credentials));
+}
+
+/// Gives the upstream session up, whatever is under way in it, and forgets what was set up in it: whoever uses the
+/// session next begins anew. For sessions that are found by who calls: a tombstone would lock those callers out.
+pub async fn forget(core: &Rc<Core>, session: &Arc<Session>) -> Updated {
+    let (_forgotten, making) = watch::channel(None);
+    let mut turns = 0;
+    let (bound, generation) = loop {
+        let mut made = {
+            let mut slot = lock(&session.slot);
+            match &*slot {
+                Slot::Closed => return Updated::Deleted,
+                Slot::Making(made) if turns < MAX_TURNS => made.clone(),
+                Slot::Making(_) => return Updated::Declined,
+                Slot::Bound(_) | Slot::Empty { .. } | Slot::Failed { .. } => {
+                    let generation = slot.generation();
+                    let before = std::mem::replace(&mut *slot, Slot::Making(making));
+                    break (if let Slot::Bound(bound) = before { Some(bound) } else { None }, generation);
+                }
+            }
+        };
+        // An attempt ends by itself; what it made is given up then.
+        let _ = made.wait_for(Option::is_some).await;
+        turns += 1;
+    };
+    let clear = |record: &mut Record| match &mut record.state {
+        State::Open { binding, .. } => {
+            *binding = None;
+            record.restore.clear();
+            true
+        }
+        State::Deleted => false,
+    };
+    let updated = session.update(&core.app, clear).await;
+    let mut slot = lock(&session.slot);
+    if matches!(*slot, Slot::Making(_)) {
+        *slot = Slot::Empty { generation };
+    }
+    drop(slot);
+    if let Some(bound) = bound {
+        upstream::end_later(core.endpoint(&session.route), bound.address.clone());
+    }
+    updated
 }
 
 /// Ends the session for good; the upstream's with it.

@@ -32,6 +32,7 @@ use crate::classify::{Accepts, Arrived, Held, OnDisconnect};
 use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::initialize::Welcome;
+use crate::tally::Counted;
 use crate::translate::{self, Outward};
 use crate::upstream::{self, Head, JSON, Looked, Refusal};
 
@@ -52,6 +53,8 @@ pub enum ReplyBody {
     Relay(Box<Relay>),
     /// What a task sends.
     Channel(mpsc::Receiver<Bytes>),
+    /// One of the others, with a tally of the request.
+    Counted(Box<Counted>),
 }
 
 /// The connection to the client has to be cut: headers have gone out, and the rest will not come.
@@ -73,11 +76,16 @@ impl Body for ReplyBody {
             ReplyBody::Channel(channel) => {
                 channel.poll_recv(cx).map(|next| next.map(|piece| Ok(Frame::data(piece))))
             }
+            ReplyBody::Counted(counted) => counted.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, ReplyBody::Empty | ReplyBody::Whole(None))
+        match self {
+            ReplyBody::Empty | ReplyBody::Whole(None) => true,
+            ReplyBody::Counted(counted) => counted.body().is_end_stream(),
+            _ => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -86,6 +94,7 @@ impl Body for ReplyBody {
             ReplyBody::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
             ReplyBody::Relay(relay) => relay.size_hint(),
             ReplyBody::Channel(_) => SizeHint::default(),
+            ReplyBody::Counted(counted) => counted.body().size_hint(),
         }
     }
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use throughline_store::{Record, RestoreStep};
 use throughline_wire::envelope::{self, Envelope, Limits, Message, Outcome};
+use throughline_wire::loss::Sign;
 use throughline_wire::{jsonrpc, method};
 
 use crate::app::Core;
-use crate::binding::Bound;
+use crate::binding::{Bound, Lost};
 use crate::classify::Held;
 use crate::credentials::Credentials;
 use crate::session::{Kind, Session};
@@ -154,16 +155,15 @@ async fn says_it_is_repeatable(
     for _ in 0..MAX_PAGES {
         let id = app.unique_id();
         let body = jsonrpc::request(&id, method::TOOLS_LIST, Some(&params));
-        let page = match upstream::ask(core.endpoint(&session.route), &address, &id, body, limit)
-            .await
-            .ok()?
-        {
+        let asked = upstream::ask(core.endpoint(&session.route), &address, &id, body, limit);
+        let page = match asked.await.ok()? {
             Own::Result(page, _) => page,
             // The connection broke because the server died, most likely: then the session is lost as well.
             Own::Refused(_) if !recovered => {
                 recovered = true;
-                let (rebound, _) =
-                    crate::recover::bind(core, session, credentials, Some(bound.generation)).await.ok()?;
+                let lost = Lost { generation: bound.generation, sign: Sign::OtherStatus };
+                let bind = crate::recover::bind(core, session, credentials, Some(lost));
+                let (rebound, _) = bind.await.ok()?;
                 address = rebound.address.on_behalf(credentials);
                 continue;
             }

@@ -1,31 +1,30 @@
 //! Starting and stopping: store, keys, one thread and runtime for each core.
 
-use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use throughline_store::{Salvaged, Store, StoreError};
-use throughline_wire::keyring::{KeyRing, KeyRingError};
-use throughline_wire::seal::Keys;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
+use crate::admin;
 use crate::app::{App, Core};
-use crate::config::{Config, ConfigErrors, StoreUrl, default_state_dir};
+use crate::config::{AdminAddress, Config, ConfigErrors, StoreUrl, default_state_dir};
 use crate::effects::Effects;
+use crate::keys::{self, KeysError, LiveKeys};
+use crate::tls::{Tls, TlsError};
 use crate::upstream::destination;
 use crate::{background, listener};
 
 /// How long work that no client waits for may go on after the last connection is done.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+pub const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -41,10 +40,26 @@ pub enum StartError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The administrator's address cannot be listened on.
+    #[error("cannot listen on {address} for administration: {source}; choose another with --admin")]
+    Admin {
+        /// The address.
+        address: AdminAddress,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The administrator's token cannot be used.
+    #[error("{}: {reason}", path.display())]
+    AdminToken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// No place for state.
     #[error("no state directory: set --state-dir, or HOME")]
     NoStateDir,
-    /// The state directory or the key file cannot be used.
+    /// The state directory cannot be used.
     #[error("cannot use {}: {source}; choose another state directory with --state-dir", path.display())]
     State {
         /// The file or directory.
@@ -52,17 +67,15 @@ pub enum StartError {
         /// The system's reason.
         source: io::Error,
     },
-    /// The key file does not hold a key ring.
-    #[error("{}: {source}; restore the file, or move it away (sessions then begin anew)", path.display())]
-    KeyRing {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong in it.
-        source: KeyRingError,
-    },
+    /// There is no key ring to be had.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The TLS certificate cannot be used.
+    #[error("tls: {0}")]
+    Tls(#[from] TlsError),
     /// No runtime or thread.
     #[error("cannot start: {0}")]
     System(io::Error),
@@ -72,6 +85,8 @@ pub enum StartError {
 pub struct Gateway {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where the administrator connects.
+    pub admin: Option<AdminAddress>,
     app: Arc<App>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -85,17 +100,28 @@ impl Gateway {
         config.check()?;
         config.resolve(&|name| std::env::var(name).ok())?;
         let destinations = destination::of_routes(&config)?;
-        let keys = Keys::derive(&key_ring(&config, effects)?);
+        let keys = LiveKeys::open(&state_dir(&config)?.join(keys::FILE), effects)?;
+        let tls = config.tls.as_ref().map(Tls::load).transpose()?;
         let store = runtime()?.block_on(open_store(&config))?;
         let workers = config.workers.map_or_else(cores, std::num::NonZero::get);
         let (address, sockets) = listener::bind(config.listen, workers)
             .map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let admin = config.admin.as_ref().map(|at| admin::Door::open(at, &config, effects)).transpose()?;
         let room = Arc::new(Semaphore::new(config.limits.connections + workers));
         config.listen = address;
         let app = App::new(config, destinations, effects, keys, store);
-        let mut started = Gateway { address, app: Arc::clone(&app), workers: Vec::new() };
+        let at = admin.as_ref().map(|door| door.address.clone());
+        let mut started = Gateway { address, admin: at, app: Arc::clone(&app), workers: Vec::new() };
+        if let Some(door) = admin {
+            let (app, runtime) = (Arc::clone(&app), runtime()?);
+            let thread = std::thread::Builder::new().name("core-admin".to_owned());
+            started
+                .workers
+                .push(thread.spawn(move || door.serve(app, &runtime)).map_err(StartError::System)?);
+        }
         for (index, socket) in sockets.into_iter().enumerate() {
-            let worker = Worker { app: Arc::clone(&app), socket, room: Arc::clone(&room), index };
+            let worker =
+                Worker { app: Arc::clone(&app), socket, room: Arc::clone(&room), tls: tls.clone(), index };
             let runtime = runtime()?;
             let thread = std::thread::Builder::new().name(format!("core-{index}"));
             started.workers.push(thread.spawn(move || worker.run(&runtime)).map_err(StartError::System)?);
@@ -148,6 +174,7 @@ struct Worker {
     app: Arc<App>,
     socket: StdListener,
     room: Arc<Semaphore>,
+    tls: Option<Tls>,
     index: usize,
 }
 
@@ -165,7 +192,10 @@ impl Worker {
             let housekeeping =
                 (self.index == 0).then(|| tokio::task::spawn_local(background::run(Rc::clone(&core))));
             tokio::task::spawn_local(tidy_pools(Rc::clone(&core)));
-            let served = listener::serve(core, listener, self.room);
+            if let (0, Some(tls)) = (self.index, self.tls.clone()) {
+                tokio::task::spawn_local(tls.watch(Arc::clone(&core.app)));
+            }
+            let served = listener::serve(core, listener, self.room, self.tls);
             tokio::select! {
                 () = served => {}
                 () = async {
@@ -194,7 +224,11 @@ async fn tidy_pools(core: Rc<Core>) {
     }
 }
 
-fn state_dir(config: &Config) -> Result<PathBuf, StartError> {
+/// Where the gateway keeps its secrets and, by default, its store.
+///
+/// # Errors
+/// [`StartError::NoStateDir`].
+pub fn state_dir(config: &Config) -> Result<PathBuf, StartError> {
     let env = |name: &str| std::env::var(name).ok();
     config.state_dir.clone().or_else(|| default_state_dir(&env)).ok_or(StartError::NoStateDir)
 }
@@ -231,41 +265,4 @@ pub fn salvage(config: &Config, effects: Effects) -> Result<Option<Salvaged>, St
         Err(StoreError::Corrupt { .. }) => Ok(Some(throughline_store::salvage(&dir, effects.now())?)),
         Err(error) => Err(error.into()),
     }
-}
-
-/// The key ring of the state directory, made at the first start.
-fn key_ring(config: &Config, effects: Effects) -> Result<KeyRing, StartError> {
-    let dir = state_dir(config)?;
-    let path = dir.join("keyring");
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| StartError::State { path, source }
-    };
-    match fs::read_to_string(&path) {
-        Ok(text) => KeyRing::parse(&text).map_err(|source| StartError::KeyRing { path, source }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            private_dir(&dir).map_err(failed(&dir))?;
-            let ring = KeyRing::generate(effects.bytes());
-            write_new(&path, &ring.to_text()).map_err(failed(&path))?;
-            Ok(ring)
-        }
-        Err(error) => Err(failed(&path)(error)),
-    }
-}
-
-fn private_dir(dir: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
-}
-
-/// Written whole or not at all: a torn key file would end every session.
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    let temporary = path.with_extension(format!("new-{}", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    // A hard link fails where the file has appeared meanwhile: two first starts must not have two key rings.
-    let linked = fs::hard_link(&temporary, path);
-    fs::remove_file(&temporary)?;
-    linked
 }

@@ -28,6 +28,7 @@ use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::initialize::InitializeParams;
 use crate::listen::Listener;
+use crate::metrics::StoreOperation;
 use crate::principal::{Caller, Continuity};
 use crate::probe;
 use crate::recover;
@@ -41,6 +42,17 @@ pub enum Kind {
     Keyed,
     /// It echoes nothing and is not known: the session lasts for one request.
     Isolated,
+}
+
+impl Kind {
+    /// The word in logs and answers to the administrator.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Issued => "issued",
+            Kind::Keyed => "keyed",
+            Kind::Isolated => "isolated",
+        }
+    }
 }
 
 /// What a request is carried in.
@@ -188,7 +200,11 @@ impl Session {
                 }
                 Ok(Put::Conflict(None)) => lock(&self.known).version = None,
                 Err(error) => {
-                    tracing::error!(%error, session = app.log_id(&self.key.0), "session record not stored; going on without it");
+                    app.store_failed(StoreOperation::Put, &error);
+                    tracing::warn!(
+                        session = app.log_id(&self.key.0),
+                        "session record not stored; going on without it"
+                    );
                     lock(&self.known).record = record;
                     return Updated::Unstored;
                 }
@@ -223,6 +239,11 @@ impl Session {
     /// When it was last used.
     pub fn used(&self) -> Millis {
         Millis(self.used.load(Ordering::Relaxed))
+    }
+
+    /// How many requests are under way in it.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
     }
 
     /// Whether nothing is under way in it.
@@ -282,7 +303,11 @@ impl Drop for InFlight {
 pub async fn resolve(core: &Rc<Core>, arrived: &Arrived) -> Result<Holding, Fault> {
     match arrived.era {
         Era::Modern => probe::require_modern(core, arrived).await.map(|()| Holding::Sessionless),
-        Era::Legacy => legacy(core, arrived).await.map(Holding::Session),
+        Era::Legacy => {
+            let session = legacy(core, arrived).await?;
+            arrived.seen.session(&session);
+            Ok(Holding::Session(session))
+        }
     }
 }
 
@@ -331,7 +356,7 @@ pub async fn issued(core: &Rc<Core>, arrived: &Arrived, id: &HeaderValue) -> Res
         Ok(None) => rebuild(),
         // A store that is away says nothing about the session: a 404 would make the client throw it away.
         Err(error) => {
-            tracing::error!(%error, "session store unavailable");
+            app.store_failed(StoreOperation::Get, &error);
             rebuild()
         }
     };
@@ -363,7 +388,7 @@ async fn keyed(core: &Rc<Core>, arrived: &Arrived, key: RecordKey) -> Result<Arc
         Session::new(app, Kind::Keyed, &arrived.route, key, arrived.caller.principal, &params)
     };
     let stored = app.store.get(key, now).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "session store unavailable");
+        app.store_failed(StoreOperation::Get, &error);
         None
     });
     let session = match stored {
@@ -427,19 +452,33 @@ pub fn of_record(app: &App, key: RecordKey, stored: Stored) -> Option<Arc<Sessio
 
 /// Ends the session that a client's id names.
 pub async fn close(core: &Rc<Core>, arrived: &Arrived) -> Result<(), Fault> {
-    let app = &core.app;
     let id = arrived.session_id.as_ref().ok_or(Fault::Method("POST"))?;
     let session = issued(core, arrived, id).await?;
-    recover::close(core, &session, &arrived.caller.credentials);
-    let (route, principal) = (session.route.digest, arrived.caller.principal);
+    // The client has done its part; that its word could not be stored is logged.
+    let _ = end(core, &session, &arrived.caller.credentials).await;
+    Ok(())
+}
+
+/// Ends a session for good.
+///
+/// # Errors
+/// When that could not be stored: then it holds in this process only.
+pub async fn end(
+    core: &Rc<Core>,
+    session: &Arc<Session>,
+    credentials: &Credentials,
+) -> Result<(), StoreError> {
+    let app = &core.app;
+    recover::close(core, session, credentials);
+    let (route, principal) = (session.route.digest, session.record().principal);
     // Durable before it is answered: a session that was ended must not come back with the process.
-    if let Err(error) =
-        app.store.delete(session.key, session.expires, route, principal, app.effects.now()).await
-    {
-        tracing::error!(%error, "the end of a session was not stored; it holds in this process only");
+    let stored = app.store.delete(session.key, session.expires, route, principal, app.effects.now()).await;
+    if let Err(error) = &stored {
+        app.store_failed(StoreOperation::Delete, error);
+        tracing::warn!("the end of a session was not stored; it holds in this process only");
     }
     lock(&session.known).record.state = State::Deleted;
-    Ok(())
+    stored.map(|_| ())
 }
 
 /// A duration in the unit that records use.

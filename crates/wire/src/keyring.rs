@@ -174,6 +174,18 @@ impl KeyRing {
         self.keys.first().map_or(0, |key| key.id)
     }
 
+    /// The ids of all keys, the active one first.
+    #[must_use]
+    pub fn ids(&self) -> Vec<u8> {
+        self.keys.iter().map(|key| key.id).collect()
+    }
+
+    /// Whether the other is this ring at another time: they have the same root.
+    #[must_use]
+    pub fn is_kin(&self, other: &KeyRing) -> bool {
+        self.root == other.root
+    }
+
     pub(crate) fn keys(&self) -> &[RingKey] {
         &self.keys
     }

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Mcp, PythonClient, Upstream, over_each_upstream};
+use crate::harness::{Client, Mcp, Upstream, over_each_upstream};
 
 over_each_upstream!(a_server_counts_and_forgets, a_server_asks_and_notifies);
 
@@ -45,7 +45,7 @@ fn a_server_asks_and_notifies(upstream: Upstream) {
 fn the_official_clients_do_not_recover_by_themselves() {
     for sdk in ["mcp1", "mcp2"] {
         let mut upstream = Upstream::rmcp();
-        let mut client = PythonClient::connect(sdk, &upstream.url(), &[]);
+        let mut client = Client::connect(sdk, &upstream.url(), &[]);
         assert_eq!(client.increment(), 1);
         upstream.restart();
         let lost = client.try_run(json!({"do": "call", "name": "increment", "arguments": {}}));

@@ -1,16 +1,19 @@
 //! What the tests are written with: processes that can be killed, and clients.
 
+mod client;
 mod gateway;
 mod http;
 mod mcp;
+pub(crate) mod node;
 mod process;
 mod python;
+mod setup;
 mod upstream;
 
+pub(crate) use client::Client;
 pub(crate) use gateway::Gateway;
 pub(crate) use mcp::{Answer, MODERN, Mcp};
 pub(crate) use process::{Process, until};
-pub(crate) use python::PythonClient;
 pub(crate) use upstream::Upstream;
 
 /// Makes a `#[test]` of each function for each upstream that it is to hold for.
@@ -24,6 +27,15 @@ macro_rules! over_each_upstream {
         }
         mod python2 {
             $(#[test] fn $test() { super::$test($crate::harness::Upstream::python2()); })+
+        }
+        // By this name they belong to another part of scripts/test.
+        mod peers {
+            mod typescript1 {
+                $(#[test] fn $test() { super::super::$test($crate::harness::Upstream::typescript1()); })+
+            }
+            mod typescript2 {
+                $(#[test] fn $test() { super::super::$test($crate::harness::Upstream::typescript2()); })+
+            }
         }
     };
 }

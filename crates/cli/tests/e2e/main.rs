@@ -8,8 +8,10 @@
 
 mod harness;
 
+mod admin;
 mod away;
 mod baseline;
+mod conformance;
 mod demo;
 mod eras;
 mod idless;

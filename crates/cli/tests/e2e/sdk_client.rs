@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Gateway, PythonClient, Upstream, over_each_upstream, until};
+use crate::harness::{Client, Gateway, Upstream, over_each_upstream, until};
 
 over_each_upstream!(it_keeps_its_session_through_kills, it_hears_and_answers_through_kills,);
 
@@ -11,7 +11,7 @@ const SDKS: [&str; 2] = ["mcp1", "mcp2"];
 fn it_keeps_its_session_through_kills(mut upstream: Upstream) {
     let mut gateway = Gateway::start(&upstream.url(), &[]);
     for sdk in SDKS {
-        let mut client = PythonClient::connect(sdk, &gateway.url(), &[]);
+        let mut client = Client::connect(sdk, &gateway.url(), &[]);
         assert_eq!(client.increment(), 1, "{sdk}");
         let session = client.run(json!({"do": "list"}))["session"].clone();
         assert!(session.is_string(), "{sdk}");
@@ -29,7 +29,7 @@ fn it_keeps_its_session_through_kills(mut upstream: Upstream) {
 fn it_hears_and_answers_through_kills(mut upstream: Upstream) {
     let mut gateway = Gateway::start(&upstream.url(), &[]);
     for sdk in SDKS {
-        let mut client = PythonClient::connect(sdk, &gateway.url(), &["--answer", "sheep"]);
+        let mut client = Client::connect(sdk, &gateway.url(), &["--answer", "sheep"]);
         for disaster in ["nothing", "upstream", "gateway"] {
             match disaster {
                 "upstream" => upstream.restart(),
@@ -50,7 +50,7 @@ fn it_hears_log_messages_behind_a_recovery() {
     let mut upstream = Upstream::rmcp();
     let gateway = Gateway::start(&upstream.url(), &[]);
     for sdk in SDKS {
-        let mut client = PythonClient::connect(sdk, &gateway.url(), &[]);
+        let mut client = Client::connect(sdk, &gateway.url(), &[]);
         client.run(json!({"do": "level", "level": "info"}));
         client.call("log", json!({"text": "before"}));
         assert_eq!(client.event("notifications/message")["data"], "before", "{sdk}");
@@ -66,13 +66,13 @@ fn it_hears_log_messages_behind_a_recovery() {
 fn in_its_default_mode_it_finds_the_era_by_itself() {
     let legacy = Upstream::rmcp();
     let gateway = Gateway::start(&legacy.url(), &[]);
-    let mut client = PythonClient::connect("mcp2", &gateway.url(), &["--mode", "auto"]);
+    let mut client = Client::connect("mcp2", &gateway.url(), &["--mode", "auto"]);
     assert_eq!(client.increment(), 1);
     assert_eq!(client.increment(), 2, "a session, by falling back to the handshake");
 
     let modern = Upstream::python2();
     let gateway = Gateway::start(&modern.url(), &[]);
-    let mut client = PythonClient::connect("mcp2", &gateway.url(), &["--mode", "auto"]);
+    let mut client = Client::connect("mcp2", &gateway.url(), &["--mode", "auto"]);
     assert_eq!(client.increment(), 1);
     assert_eq!(client.increment(), 1, "no session in the modern era");
 }

@@ -14,6 +14,8 @@ pub struct Callers {
     pub anonymous: Option<bool>,
     /// `[callers.keys.NAME]`: API keys. Default: none.
     pub keys: Vec<ApiKey>,
+    /// `[callers.proxy]`: a proxy that says who the caller is. Default: none.
+    pub proxy: Option<CallerProxy>,
     /// `[callers.conversation]`: what tells conversations of one caller apart.
     pub conversation: Conversation,
 }
@@ -38,6 +40,18 @@ pub enum KeyKind {
     Application,
 }
 
+/// A proxy in front that has recognised the caller. It is believed if it connects from one of
+/// [`Config::trusted_proxies`](super::Config::trusted_proxies) *and* knows the secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallerProxy {
+    /// `header`: the header that names the caller, in lower case.
+    pub header: String,
+    /// `secret_header`: the header that carries the secret, in lower case.
+    pub secret_header: String,
+    /// `secret_sha256`: digest of the secret.
+    pub secret_sha256: [u8; 32],
+}
+
 /// Where callers say which of their conversations a request belongs to. A hint tells conversations of *one* caller
 /// apart, so it need not be secret. The first that is there counts, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +74,7 @@ impl Callers {
     /// Whether a caller without a key is turned away.
     #[must_use]
     pub fn refuses_anonymous(&self) -> bool {
-        !self.anonymous.unwrap_or(self.keys.is_empty())
+        !self.anonymous.unwrap_or(self.keys.is_empty() && self.proxy.is_none())
     }
 }
 
@@ -69,6 +83,7 @@ pub(super) const CALLERS: &[Key<Callers>] = &[
         f.choice(&mut c.anonymous, &[("allow", Some(true)), ("refuse", Some(false))]);
     }),
     Key::new("keys", |c, f| f.each_table(|name, f| c.keys.push(key(name, f)))),
+    Key::new("proxy", |c, f| c.proxy = Some(proxy(f))),
     Key::new("conversation", |c, f| {
         f.table(&mut c.conversation, CONVERSATION);
     }),
@@ -79,6 +94,12 @@ pub(super) const KEY: &[Key<ApiKey>] = &[
     Key::new("kind", |k, f| {
         f.choice(&mut k.kind, &[("user", KeyKind::User), ("application", KeyKind::Application)]);
     }),
+];
+
+pub(super) const PROXY: &[Key<CallerProxy>] = &[
+    Key::new("header", |p, f| f.parsed(&mut p.header, "a header name", header)),
+    Key::new("secret_header", |p, f| f.parsed(&mut p.secret_header, "a header name", header)),
+    Key::new("secret_sha256", |p, f| f.parsed(&mut p.secret_sha256, "a digest", sha256)),
 ];
 
 pub(super) const CONVERSATION: &[Key<Conversation>] = &[
@@ -107,6 +128,15 @@ fn key(name: &str, field: &mut Field<'_, '_>) -> ApiKey {
     field.table(&mut key, KEY);
     field.require("sha256", "sha256 = \"...\", what `printf %s KEY | sha256sum` says");
     key
+}
+
+fn proxy(field: &mut Field<'_, '_>) -> CallerProxy {
+    let mut proxy = CallerProxy::default();
+    field.table(&mut proxy, PROXY);
+    field.require("header", "header = \"x-user\", the header that names the caller");
+    field.require("secret_header", "secret_header = \"x-proxy-secret\"");
+    field.require("secret_sha256", "secret_sha256 = \"...\", what `printf %s SECRET | sha256sum` says");
+    proxy
 }
 
 fn sha256(text: &str) -> Result<[u8; 32], ValueError> {

@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use super::{ConfigError, ConfigErrors, Place, Proxies, StoreUrl, ValueError, upstream, value};
+use super::{
+    AdminAddress, AdminToken, ConfigError, ConfigErrors, Place, Proxies, StoreUrl, ValueError, upstream,
+    value,
+};
 
 /// Settings that stand above the file's; `None` and `false` leave it as it is.
 /// The environment's are applied first, the command line's after them.
@@ -12,6 +15,10 @@ use super::{ConfigError, ConfigErrors, Place, Proxies, StoreUrl, ValueError, ups
 pub struct Overrides {
     /// In place of [`Config::listen`](super::Config::listen).
     pub listen: Option<SocketAddr>,
+    /// In place of [`Config::admin`](super::Config::admin).
+    pub admin: Option<AdminAddress>,
+    /// In place of the file that [`Config::admin_token`](super::Config::admin_token) tells of.
+    pub admin_token: Option<AdminToken>,
     /// In place of [`Config::store`](super::Config::store).
     pub store: Option<StoreUrl>,
     /// In place of [`Config::state_dir`](super::Config::state_dir).
@@ -27,9 +34,9 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    /// Reads `THROUGHLINE_LISTEN`, `THROUGHLINE_STORE`, `THROUGHLINE_STATE_DIR`, `THROUGHLINE_WORKERS` and
-    /// `THROUGHLINE_ALLOWED_HOSTS` (separated by commas), and, as everywhere in either case, `HTTP_PROXY`,
-    /// `HTTPS_PROXY` and `NO_PROXY`. An empty variable counts as unset.
+    /// Reads `THROUGHLINE_LISTEN`, `THROUGHLINE_ADMIN`, `THROUGHLINE_ADMIN_TOKEN`, `THROUGHLINE_STORE`,
+    /// `THROUGHLINE_STATE_DIR`, `THROUGHLINE_WORKERS` and `THROUGHLINE_ALLOWED_HOSTS` (separated by commas), and, as
+    /// everywhere in either case, `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`. An empty variable counts as unset.
     ///
     /// # Errors
     /// All variables that hold no value of their kind.
@@ -38,6 +45,8 @@ impl Overrides {
         let proxies = variables.proxies();
         let overrides = Self {
             listen: variables.parse("THROUGHLINE_LISTEN", value::listen),
+            admin: variables.parse("THROUGHLINE_ADMIN", AdminAddress::parse),
+            admin_token: variables.parse("THROUGHLINE_ADMIN_TOKEN", AdminToken::parse),
             store: variables.parse("THROUGHLINE_STORE", value::store),
             state_dir: variables.parse("THROUGHLINE_STATE_DIR", value::directory),
             workers: variables.parse("THROUGHLINE_WORKERS", value::workers),

@@ -14,8 +14,8 @@ use super::read::{Field, Key, Reader};
 use super::upstream::{forward_header, header_name, header_value};
 use super::value::{self, show_duration};
 use super::{
-    Anonymous, Answers, Config, ConfigErrors, GIB, KIB, Limits, MIB, Mode, OnStoreMiss, Place, Route,
-    Sessions, Timeouts, UnsafeAfterLoss, days, hours, minutes,
+    AdminAddress, Anonymous, Answers, Config, ConfigErrors, GIB, KIB, Limits, MIB, Mode, OnStoreMiss, Place,
+    Route, Sessions, Timeouts, Tls, UnsafeAfterLoss, days, hours, minutes,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -25,6 +25,10 @@ const FILE: &[Key<Config>] = &[
         f.parsed(&mut c.listen, "an address", value::listen);
         c.listen_place = f.place();
     }),
+    Key::new("admin", |c, f| {
+        f.parsed(&mut c.admin, "an address", |text| AdminAddress::parse(text).map(Some));
+    }),
+    Key::new("access_log", |c, f| f.flag(&mut c.access_log)),
     Key::new("workers", |c, f| {
         let mut workers = 1;
         f.count(&mut workers, value::WORKERS);
@@ -34,6 +38,8 @@ const FILE: &[Key<Config>] = &[
     Key::new("store", |c, f| f.parsed(&mut c.store, "a store", value::store)),
     Key::new("allowed_hosts", |c, f| f.list(&mut c.allowed_hosts, "hosts", value::host)),
     Key::new("allowed_origins", |c, f| f.list(&mut c.allowed_origins, "origins", value::origin)),
+    Key::new("trusted_proxies", |c, f| f.list(&mut c.trusted_proxies, "addresses", value::network)),
+    Key::new("tls", |c, f| c.tls = Some(tls(f))),
     Key::new("limits", |c, f| {
         f.table(&mut c.limits, LIMITS);
     }),
@@ -46,6 +52,12 @@ const FILE: &[Key<Config>] = &[
     Key::new("routes", |c, f| f.each_table(|name, f| c.routes.push(named_route(name, f)))),
 ];
 
+const TLS: &[Key<Tls>] = &[
+    Key::new("certificate", |t, f| f.parsed(&mut t.certificate, "a path", value::file)),
+    Key::new("key", |t, f| f.parsed(&mut t.key, "a path", value::file)),
+    Key::new("reload", |t, f| f.duration(&mut t.reload, SECOND..=hours(1))),
+];
+
 const LIMITS: &[Key<Limits>] = &[
     Key::new("body", |l, f| f.size(&mut l.body_bytes, KIB..=GIB)),
     Key::new("answer", |l, f| f.size(&mut l.answer_bytes, KIB..=GIB)),
@@ -54,6 +66,8 @@ const LIMITS: &[Key<Limits>] = &[
     Key::new("head", |l, f| f.size(&mut l.header_bytes, 8 * KIB..=MIB)),
     Key::new("headers", |l, f| f.count(&mut l.headers, 16..=1000)),
     Key::new("connections", |l, f| f.count(&mut l.connections, 1..=1_000_000)),
+    Key::new("requests", |l, f| f.count(&mut l.requests, 1..=1_000_000)),
+    Key::new("streams", |l, f| f.count(&mut l.streams, 1..=1_000_000)),
     Key::new("sessions", |l, f| f.count(&mut l.sessions, 1..=10_000_000)),
     Key::new("sessions_per_caller", |l, f| f.count(&mut l.sessions_per_caller, 1..=10_000_000)),
     Key::new("requests_per_caller", |l, f| f.count(&mut l.requests_per_caller, 1..=1_000_000)),
@@ -66,6 +80,7 @@ const TIMEOUTS: &[Key<Timeouts>] = &[
     Key::new("first_byte", |t, f| f.duration(&mut t.first_byte, SECOND..=days(1))),
     Key::new("call", |t, f| f.duration(&mut t.call, SECOND..=days(7))),
     Key::new("request_read", |t, f| f.duration(&mut t.request_read, SECOND..=minutes(5))),
+    Key::new("answer_write", |t, f| f.duration(&mut t.answer_write, SECOND..=minutes(5))),
     Key::new("shutdown", |t, f| f.duration(&mut t.shutdown, SECOND..=hours(1))),
 ];
 
@@ -121,11 +136,13 @@ pub(super) fn known_keys() -> Vec<String> {
         of("", FILE),
         of("upstream.", ROUTE),
         of("upstream.restore.", RESTORE),
+        of("tls.", TLS),
         of("limits.", LIMITS),
         of("timeouts.", TIMEOUTS),
         of("sessions.", SESSIONS),
         of("callers.", callers::CALLERS),
         of("callers.keys.NAME.", callers::KEY),
+        of("callers.proxy.", callers::PROXY),
         of("callers.conversation.", callers::CONVERSATION),
     ]
     .concat()
@@ -148,6 +165,15 @@ pub(super) fn parse(text: &str, file_name: &str) -> Result<Config, ConfigErrors>
     // would mislead.
     if syntax_errors.iter().all(is_duplicate) {
         reader.table("", document.get_ref(), FILE, &mut config);
+        if config.callers.proxy.is_some() && config.trusted_proxies.is_empty() {
+            let span = document.get_ref().get("callers").and_then(|callers| callers.get_ref().get("proxy"));
+            let span = span.map_or(0..0, |proxy| proxy.span());
+            reader.fail(
+                &span,
+                "callers.proxy",
+                "nobody is believed as a proxy: set trusted_proxies".to_owned(),
+            );
+        }
         if config.routes.is_empty() {
             let message =
                 "nothing to serve: write [upstream] or [routes.NAME], and in it url = \"http://...\"";
@@ -174,6 +200,14 @@ fn sessions(sessions: &mut Sessions, field: &mut Field<'_, '_>) {
         let (idle, absolute) = (show_duration(sessions.idle), show_duration(sessions.absolute));
         field.fail_inside("idle", format!("{idle} is longer than sessions.absolute, {absolute}"));
     }
+}
+
+fn tls(field: &mut Field<'_, '_>) -> Tls {
+    let mut tls = Tls::default();
+    field.table(&mut tls, TLS);
+    field.require("certificate", "certificate = \"FILE\"");
+    field.require("key", "key = \"FILE\"");
+    tls
 }
 
 fn named_route(name: &str, field: &mut Field<'_, '_>) -> Route {

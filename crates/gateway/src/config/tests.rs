@@ -84,11 +84,18 @@ fn the_example_explains_every_key() {
 /// Every key, none with its default.
 const EVERY_KEY: &str = r#"
 listen = "[::1]:9000"
+admin = "unix:/run/tl.sock"
+access_log = false
 workers = 3
 state_dir = "/var/lib/tl"
 store = "memory:"
 allowed_hosts = ["MCP.example.com", "[::1]:8808", "10.0.0.7"]
 allowed_origins = ["https://App.example.com:443", "vscode-webview://abc"]
+trusted_proxies = ["10.0.0.0/8", "::1"]
+[tls]
+certificate = "/etc/tl/cert.pem"
+key = "key.pem"
+reload = "1m"
 [limits]
 body = 2048
 answer = "64KiB"
@@ -96,6 +103,8 @@ event = "1GiB"
 head = 0x4000
 headers = 50
 connections = 7
+requests = 5
+streams = 6
 sessions = 8
 sessions_per_caller = 9
 requests_per_caller = 10
@@ -105,6 +114,7 @@ connect = "500ms"
 first_byte = "2m"
 call = "2d"
 request_read = "3s"
+answer_write = "6s"
 shutdown = "4s"
 [sessions]
 idle = "2h"
@@ -133,6 +143,10 @@ anonymous = "allow"
 [callers.keys.robot]
 sha256 = "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD"
 kind = "application"
+[callers.proxy]
+header = "X-User"
+secret_header = "X-Secret"
+secret_sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 [callers.conversation]
 headers = ["X-Conversation"]
 meta = ["a/b", "c"]
@@ -142,13 +156,20 @@ query = "conversation"
 #[test]
 fn every_key_is_read() {
     let config = Config::parse(EVERY_KEY, "t.toml").unwrap();
+    let sha256 = b"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let sha256: [u8; 32] = data_encoding::HEXLOWER.decode(sha256).unwrap().try_into().unwrap();
     let expected = Config {
         listen: "[::1]:9000".parse().unwrap(),
+        admin: Some(AdminAddress::Unix("/run/tl.sock".into())),
+        admin_token: None,
+        access_log: false,
         workers: NonZeroUsize::new(3),
         state_dir: Some("/var/lib/tl".into()),
         store: StoreUrl::Memory,
         allowed_hosts: vec!["mcp.example.com".into(), "[::1]:8808".into(), "10.0.0.7".into()],
         allowed_origins: vec!["https://app.example.com".into(), "vscode-webview://abc".into()],
+        trusted_proxies: ["10.0.0.0/8", "::1"].map(|text| Network::parse(text).unwrap()).to_vec(),
+        tls: Some(Tls { certificate: "/etc/tl/cert.pem".into(), key: "key.pem".into(), reload: minutes(1) }),
         limits: Limits {
             body_bytes: 2048,
             answer_bytes: 65536,
@@ -156,6 +177,8 @@ fn every_key_is_read() {
             header_bytes: 16384,
             headers: 50,
             connections: 7,
+            requests: 5,
+            streams: 6,
             sessions: 8,
             sessions_per_caller: 9,
             requests_per_caller: 10,
@@ -166,6 +189,7 @@ fn every_key_is_read() {
             first_byte: minutes(2),
             call: days(2),
             request_read: Duration::from_secs(3),
+            answer_write: Duration::from_secs(6),
             shutdown: Duration::from_secs(4),
         },
         sessions: Sessions {
@@ -177,15 +201,12 @@ fn every_key_is_read() {
         routes: vec![Route::new("", Uri::from_static("http://[::1]:3000")), upstream::files_of_every_key()],
         callers: Callers {
             anonymous: Some(true),
-            keys: vec![ApiKey {
-                name: "robot".into(),
-                sha256: data_encoding::HEXLOWER
-                    .decode(b"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
-                    .unwrap()
-                    .try_into()
-                    .unwrap(),
-                kind: KeyKind::Application,
-            }],
+            keys: vec![ApiKey { name: "robot".into(), sha256, kind: KeyKind::Application }],
+            proxy: Some(CallerProxy {
+                header: "x-user".into(),
+                secret_header: "x-secret".into(),
+                secret_sha256: sha256,
+            }),
             conversation: Conversation {
                 headers: vec!["x-conversation".into()],
                 meta: vec!["a/b".into(), "c".into()],
@@ -394,6 +415,8 @@ fn a_url_alone_will_do() {
 fn the_environment_overrides_the_file_and_flags_override_both() {
     let variables = [
         ("THROUGHLINE_LISTEN", "127.0.0.1:1"),
+        ("THROUGHLINE_ADMIN", "127.0.0.1:2"),
+        ("THROUGHLINE_ADMIN_TOKEN", "0123456789abcdef"),
         ("THROUGHLINE_STORE", "memory:"),
         ("THROUGHLINE_STATE_DIR", "/s"),
         ("THROUGHLINE_WORKERS", "2"),
@@ -403,6 +426,8 @@ fn the_environment_overrides_the_file_and_flags_override_both() {
     config.apply(Overrides::from_env(&env(&variables)).unwrap());
     config.apply(Overrides { workers: NonZeroUsize::new(3), stateless: true, ..Overrides::default() });
     assert_eq!(config.listen.port(), 1);
+    assert_eq!(config.admin, Some(AdminAddress::Tcp("127.0.0.1:2".parse().unwrap())));
+    assert_eq!(config.admin_token.unwrap().expose(), "0123456789abcdef");
     assert_eq!(config.store, StoreUrl::Memory);
     assert_eq!(config.state_dir, Some("/s".into()));
     assert_eq!(config.workers, NonZeroUsize::new(3));
@@ -477,6 +502,22 @@ fn callers_are_refused_by_default_only_where_there_are_keys() {
     let key = format!("callers.keys.a.sha256 = \"{}\"\n", "0f".repeat(32));
     assert!(parse(&key).callers.refuses_anonymous());
     assert!(!parse(&format!("{key}callers.anonymous = \"allow\"")).callers.refuses_anonymous());
+}
+
+#[test]
+fn a_proxy_that_names_callers_has_to_be_named_itself() {
+    let proxy = "[callers.proxy]\nheader = \"x-user\"\nsecret_header = \"x-secret\"\n";
+    let secret = format!("secret_sha256 = \"{}\"\n", "0f".repeat(32));
+    assert!(parse(&format!("trusted_proxies = [\"10.0.0.1\"]\n{proxy}{secret}")).callers.refuses_anonymous());
+    assert_eq!(
+        error(&format!("{proxy}{secret}")),
+        "t.toml:1: callers.proxy: nobody is believed as a proxy: set trusted_proxies"
+    );
+    assert_eq!(
+        error(&format!("trusted_proxies = [\"10.0.0.1\"]\n{proxy}")),
+        "t.toml:2: callers.proxy: secret_sha256 is missing: write secret_sha256 = \"...\", what \
+         `printf %s SECRET | sha256sum` says"
+    );
 }
 
 #[test]

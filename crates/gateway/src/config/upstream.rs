@@ -6,6 +6,7 @@ use data_encoding::BASE64;
 use http::{HeaderName, HeaderValue, Uri};
 
 use super::{ConfigError, Place, ValueError};
+use crate::peer::Network;
 
 /// A header that every request to an upstream carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,8 +156,9 @@ fn matches(entry: &str, host: &str, port: u16, address: Option<IpAddr>) -> bool 
     if entry == "*" {
         return true;
     }
-    if let (Some((block, length)), Some(address)) = (entry.split_once('/'), address) {
-        return in_block(block, length, address);
+    if entry.contains('/') {
+        let block = Network::parse(entry);
+        return block.is_some_and(|block| address.is_some_and(|address| block.contains(address)));
     }
     let (name, only) = match entry.rsplit_once(':') {
         Some((name, digits)) if !name.contains(':') || name.ends_with(']') => (name, Some(digits)),
@@ -173,17 +175,6 @@ fn matches(entry: &str, host: &str, port: u16, address: Option<IpAddr>) -> bool 
         }
         _ => false,
     }
-}
-
-fn in_block(block: &str, length: &str, address: IpAddr) -> bool {
-    let bits = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => (u128::from(ip.to_bits()) << 96, 32),
-        IpAddr::V6(ip) => (ip.to_bits(), 128),
-    };
-    let (Ok(block), Ok(length)) = (block.parse::<IpAddr>(), length.parse::<u32>()) else { return false };
-    let ((block, width), (address, same)) = (bits(block), bits(address));
-    let mask = u128::MAX.checked_shl(128 - length.min(128)).unwrap_or(0);
-    width == same && length <= width && block & mask == address & mask
 }
 
 /// The value of `HTTP_PROXY` or `HTTPS_PROXY`. The error does not quote it: it may hold a password.

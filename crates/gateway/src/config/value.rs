@@ -11,6 +11,8 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::Authority;
 
+use crate::peer::Network;
+
 use super::{GIB, KIB, MIB, StoreUrl, ValueError};
 
 /// How many worker threads may be asked for.
@@ -95,19 +97,23 @@ pub(super) fn directory(text: &str) -> Result<PathBuf, ValueError> {
     if text.is_empty() {
         return err("the directory is empty: write a path, such as /var/lib/throughline".to_owned());
     }
+    path(text)
+}
+
+/// A file; whether it can be read shows at the start.
+pub(super) fn file(text: &str) -> Result<PathBuf, ValueError> {
+    if text.is_empty() {
+        return err("the path is empty: write that of a file, such as /etc/throughline/tls.pem".to_owned());
+    }
+    path(text)
+}
+
+fn path(text: &str) -> Result<PathBuf, ValueError> {
     // Taken literally, it would make a directory called `~`.
     if text == "~" || text.starts_with("~/") {
         return err(format!("{text:?}: ~ does not stand for the home directory here: write the whole path"));
     }
     Ok(PathBuf::from(text))
-}
-
-/// A file; whether it is there is found out at start.
-pub(super) fn file(text: &str) -> Result<PathBuf, ValueError> {
-    if text.is_empty() {
-        return err("the path is empty".to_owned());
-    }
-    directory(text)
 }
 
 /// Where session records live.
@@ -160,6 +166,15 @@ pub(super) fn route_name(text: &str) -> Result<String, ValueError> {
         return err(format!("the name {text:?} is taken by the gateway itself: choose another"));
     }
     Ok(text.to_owned())
+}
+
+/// An address, or a range of addresses.
+pub(super) fn network(text: &str) -> Result<Network, ValueError> {
+    Network::parse(text).ok_or_else(|| {
+        ValueError(format!(
+            "{text:?} is not an IP address or a range of them: write 10.0.0.0/8, 10.0.0.7 or ::1"
+        ))
+    })
 }
 
 /// A `Host` to accept, in lower case.

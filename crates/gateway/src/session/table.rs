@@ -111,6 +111,13 @@ impl Table {
         }
     }
 
+    /// Shows each live session. Its shard is locked meanwhile.
+    pub fn for_each(&self, mut see: impl FnMut(&Arc<Session>)) {
+        for shard in &self.shards {
+            lock(shard).values().for_each(&mut see);
+        }
+    }
+
     /// At most `limit` of the live sessions that meet a condition.
     pub fn select(&self, limit: usize, wanted: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
         let mut found = Vec::new();

@@ -80,7 +80,7 @@ async fn once(to: &Destination) -> Result<Link, Failed> {
         Err(_) => TcpStream::connect((host, port)).await,
     }?;
     socket.set_nodelay(true)?;
-    sockets::notice_death(&socket)?;
+    sockets::notice_death(&socket, sockets::TAKES_NOTHING)?;
     match &to.tls {
         None => one(Rc::new(socket)).await,
         Some(tls) => {

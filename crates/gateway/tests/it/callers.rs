@@ -172,10 +172,10 @@ fn a_caller_has_only_so_many_requests_under_way() {
     });
     let slow =
         || alice.begin("POST", request("1", "tools/call", r#"{"name":"count","arguments":{"slow":1}}"#));
-    let waiting = slow();
-    // A client that goes away does not give its place back: its call goes on.
-    drop(slow());
+    let (waiting, leaving) = (slow(), slow());
     upstream.wait_for("tools/call", 3);
+    // A client that goes away does not give its place back: its call goes on.
+    drop(leaving);
     let refused = alice.post(call("9", "count"));
     assert_eq!((refused.status, refused.code(), &refused.json()["id"]), (429, -32015, &9.into()));
     assert_eq!(refused.headers.get("retry-after"), Some("1"));
@@ -208,4 +208,39 @@ fn for_one_session_too_many_the_callers_idlest_gives_its_upstream_session_back()
     upstream.wait_until("the idlest is given back", |server| server.deleted() == [given.clone()]);
     assert_eq!(first.count(), "1", "its id stays good");
     assert_eq!(others.count(), "2");
+}
+
+#[test]
+fn a_proxy_that_is_believed_says_who_calls() {
+    let proxied = |networks: &str| {
+        let sha256 = data_encoding::HEXLOWER.encode(digest(&SHA256, b"between-us").as_ref());
+        format!(
+            "trusted_proxies = [{networks}]\n[upstream]\nurl = \"UPSTREAM\"\n[callers.proxy]\nheader = \"x-user\"\n\
+             secret_header = \"x-secret\"\nsecret_sha256 = \"{sha256}\"\n"
+        )
+    };
+    let upstream = Upstream::start();
+    let gateway = Gw::start_file(&upstream, &proxied("\"127.0.0.0/8\""));
+    let proxy = gateway.client().with("x-secret", "between-us").with("x-forwarded-for", "192.0.2.7");
+    let (alice, bob) = (proxy.with("x-user", "alice"), proxy.with("x-user", "bob"));
+    assert_eq!((count(&alice), count(&bob), count(&alice)), ("1".into(), "1".into(), "2".into()));
+    let held = Session::open(&alice);
+    assert_eq!(bob.with("mcp-session-id", &held.id).post(call("1", "count")).status, 404);
+    for refused in [
+        proxy.clone(),
+        proxy.with("x-user", ""),
+        alice.without("x-secret"),
+        alice.with("x-secret", "guessed"),
+    ] {
+        assert_eq!(refused.post(call("1", "count")).status, 401);
+    }
+    for request in upstream.log() {
+        assert_eq!((request.headers.get("x-user"), request.headers.get("x-secret")), (None, None));
+    }
+
+    // The secret alone does not do: it has to come from the proxy's address.
+    let upstream = Upstream::start();
+    let gateway = Gw::start_file(&upstream, &proxied("\"192.0.2.1\""));
+    let elsewhere = gateway.client().with("x-secret", "between-us").with("x-user", "alice");
+    assert_eq!(elsewhere.post(call("1", "count")).status, 401);
 }

@@ -4,12 +4,14 @@
 //! Nothing here sleeps: a test waits for a condition, and fails when [`PATIENCE`] is over.
 
 mod client;
+mod front;
 mod gateway;
-mod http;
+pub(crate) mod h2;
+pub(crate) mod http;
 mod logs;
 mod mcp;
 mod server;
-mod tls;
+pub(crate) mod tls;
 mod upstream;
 
 use std::sync::{Condvar, Mutex};
@@ -18,11 +20,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub(crate) use client::{Client, Incoming, Response};
+pub(crate) use front::{Certificates, Fate, Front};
 pub(crate) use gateway::{Clock, Gw};
-pub(crate) use logs::holds as logged;
+pub(crate) use logs::{capacity as log_capacity, holds as logged, lines};
 pub(crate) use mcp::{Session, call, initialize_body, request};
 pub(crate) use server::Answers;
-pub(crate) use tls::{Certificates, Fate, Front};
 pub(crate) use upstream::{Answer, Events, Request, Upstream, json, refused, rpc_error, sse};
 
 /// Nothing that a test waits for takes longer than this; what does is a failure.
@@ -41,10 +43,23 @@ impl Gate {
         self.changed.notify_all();
     }
 
+    pub(crate) fn is_open(&self) -> bool {
+        *self.open.lock().unwrap()
+    }
+
     pub(crate) fn wait(&self) {
         let open = self.open.lock().unwrap();
         let (open, _) = self.changed.wait_timeout_while(open, PATIENCE, |open| !*open).unwrap();
         assert!(*open, "the gate was never opened");
+    }
+}
+
+/// Waits for what nobody tells of: a number in a scrape, a line in a log.
+pub(crate) fn until(what: &str, ready: impl Fn() -> bool) {
+    let began = tokio::time::Instant::now();
+    while !ready() {
+        assert!(began.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
     }
 }
 

@@ -1,5 +1,7 @@
 //! Input that is wrong, whether by mistake or by intent: refused clearly, and the gateway goes on.
 
+use throughline_gateway::peer::Network;
+
 use crate::harness::{Answers, Gw, Session, Upstream, call, initialize_body, parse, request};
 
 #[test]
@@ -59,6 +61,38 @@ fn pages_in_browsers_cannot_reach_it() {
         assert_eq!(answer.status, *status, "{host} {origin:?} {site:?}: {}", answer.text());
         if *status == 403 {
             assert!(answer.json().get("id").is_none() && answer.json()["error"]["code"].is_i64());
+        }
+    }
+}
+
+#[test]
+fn only_a_named_proxy_says_which_host_was_meant() {
+    let upstream = Upstream::start();
+    let trusting = |proxy: &'static str| {
+        let upstream = &upstream;
+        Gw::start_with(upstream, move |config| {
+            config.allowed_hosts = vec!["mcp.example.com".into()];
+            config.trusted_proxies = vec![Network::parse(proxy).unwrap()];
+        })
+    };
+    let (trusts, does_not) = (trusting("127.0.0.0/8"), trusting("10.0.0.0/8"));
+    type Headers<'a> = &'a [(&'a str, &'a str)];
+    let cases: &[(Headers<'_>, u16, u16)] = &[
+        (&[("x-forwarded-host", "mcp.example.com")], 200, 200),
+        (&[("forwarded", "for=1.2.3.4;host=mcp.example.com")], 200, 200),
+        (&[("x-forwarded-host", "evil.example.com")], 403, 200),
+        (&[("forwarded", "host=evil.example.com")], 403, 200),
+        // A page on the proxy's own machine can send anything, but not another Host.
+        (&[("x-forwarded-host", "mcp.example.com"), ("host", "evil.example.com")], 403, 403),
+        (&[("x-forwarded-host", "mcp.example.com"), ("origin", "https://mcp.example.com")], 200, 403),
+        (&[("x-forwarded-host", "mcp.example.com"), ("origin", "https://evil.example.com")], 403, 403),
+    ];
+    for (headers, told, untold) in cases {
+        for (gateway, expected) in [(&trusts, told), (&does_not, untold)] {
+            let client =
+                headers.iter().fold(gateway.client(), |client, (name, value)| client.with(name, value));
+            let answer = client.post(request("1", "tools/list", "{}"));
+            assert_eq!(answer.status, *expected, "{headers:?}: {}", answer.text());
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod admin;
 mod at_most_once;
 mod callers;
 mod certificates;
@@ -14,6 +15,9 @@ mod hostile;
 mod ids;
 mod issued;
 mod keyed;
+mod limits;
+mod malformed;
+mod metrics;
 mod modern;
 mod multiplexed;
 mod oauth;
@@ -27,4 +31,5 @@ mod stateless;
 mod streams;
 mod tidy;
 mod time_outs;
+mod tls;
 mod transparency;

@@ -218,10 +218,10 @@ fn metadata_are_the_upstreams_but_about_the_gateway() {
         assert_eq!(answer.text(), metadata.replace("https://mcp.example.com/mcp", &resource));
         assert_eq!(answer.headers.get("content-type"), Some("application/json"));
     }
-    // The name is the client's own, and so is the word of the proxy that it came through.
+    // The name is the client's own; anybody can say that it came through a proxy.
     let named = client.with("host", "localhost:99").with("x-forwarded-proto", "https");
     let answer = named.at("/.well-known/oauth-protected-resource/files/mcp").get();
-    assert_eq!(parse(&answer.body)["resource"], "https://localhost:99/files/mcp");
+    assert_eq!(parse(&answer.body)["resource"], "http://localhost:99/files/mcp");
     let stranger = client.with("host", "evil.example").at("/.well-known/oauth-protected-resource/files/mcp");
     assert_eq!(stranger.get().status, 403);
     // Routes that pass nothing on have none.

@@ -1,7 +1,7 @@
 //! The standing stream: one upstream, one toward the client, and the second does not notice what befalls the first.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use crate::harness::{Answer, Gw, Session, Upstream, call, json, refused, request};
@@ -215,6 +215,61 @@ fn a_stream_follows_a_recovery_that_a_call_started() {
     });
     upstream.server().push(&inner(&upstream), &format!("data: {}\n\n", note(2)));
     assert_eq!(stream.message().data, note(2));
+}
+
+#[test]
+fn a_call_that_met_the_loss_is_sent_again_once_the_stream_is_back() {
+    // A server may ask there what it needs for the call, and what it says without a stream reaches nobody.
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let session = Session::open(&gateway.client());
+    let _stream = session.listen();
+    let first = inner(&upstream);
+    upstream.script(move |request, _| {
+        (request.rpc() != "GET" && request.session() == Some(first.as_str()))
+            .then(|| refused(404, "text/plain", "session not found"))
+    });
+    assert_eq!(session.count(), "1");
+    assert!(upstream.methods().ends_with(&["GET".into(), "tools/call".into()]), "{:?}", upstream.methods());
+}
+
+#[test]
+fn a_recovery_wakes_a_stream_that_rests_between_attempts() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let session = Session::open(&gateway.client());
+    let _stream = session.listen();
+    upstream.script(|request, _| (request.rpc() == "GET").then(|| refused(503, "text/plain", "")));
+    upstream.server().end_stream(&inner(&upstream));
+    // By then the pause is longer than a call waits for the stream.
+    upstream.wait_for("GET", 6);
+    upstream.script(|_, _| None);
+    upstream.server().lose_sessions();
+    assert_eq!(session.count(), "1");
+    assert!(upstream.methods().ends_with(&["GET".into(), "tools/call".into()]), "{:?}", upstream.methods());
+}
+
+#[test]
+fn a_call_does_not_wait_for_long_for_a_stream_that_stays_away() {
+    for answers in [true, false] {
+        let upstream = Upstream::start();
+        let gateway = Gw::start(&upstream);
+        let session = Session::open(&gateway.client());
+        let _stream = session.listen();
+        let (release, held) = mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        upstream.script(move |request, _| {
+            (request.rpc() == "GET").then(|| {
+                if !answers {
+                    let _ = held.lock().unwrap().recv();
+                }
+                refused(405, "text/plain", "")
+            })
+        });
+        upstream.server().lose_sessions();
+        assert_eq!(session.count(), "1");
+        drop(release);
+    }
 }
 
 #[test]

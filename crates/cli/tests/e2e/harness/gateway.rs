@@ -1,5 +1,7 @@
 //! The gateway under test.
 
+use std::path::Path;
+
 use tempfile::TempDir;
 
 use super::process::{Process, free_port};
@@ -8,7 +10,7 @@ use super::process::{Process, free_port};
 pub(crate) struct Gateway {
     process: Process,
     base: String,
-    _state: TempDir,
+    state: TempDir,
 }
 
 impl Gateway {
@@ -20,7 +22,7 @@ impl Gateway {
         let mut all = vec!["serve", upstream, "--listen", &listen, "--state-dir", state_dir];
         all.extend(arguments);
         let process = Process::start("gateway", env!("CARGO_BIN_EXE_throughline"), &all);
-        let mut gateway = Self { process, base: format!("http://{listen}"), _state: state };
+        let mut gateway = Self { process, base: format!("http://{listen}"), state };
         gateway.wait_until_ready();
         gateway
     }
@@ -44,6 +46,11 @@ impl Gateway {
         self.process.kill9();
         self.process.start_again();
         self.wait_until_ready();
+    }
+
+    /// Its state directory.
+    pub(crate) fn state_dir(&self) -> &Path {
+        self.state.path()
     }
 
     /// Everything it has logged.

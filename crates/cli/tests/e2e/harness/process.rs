@@ -50,9 +50,18 @@ impl Process {
 
     /// Waits until `GET url` answers 200, unless the process ends before.
     pub(crate) fn wait_until_ok(&mut self, url: &str) {
+        self.wait_until_status(url, |status| status == 200);
+    }
+
+    /// Waits until `GET url` is answered, whatever it is, unless the process ends before.
+    pub(crate) fn wait_until_answered(&mut self, url: &str) {
+        self.wait_until_status(url, |_| true);
+    }
+
+    fn wait_until_status(&mut self, url: &str, right: impl Fn(u16) -> bool) {
         until(&format!("{} at {url}", self.name), || {
             assert!(!self.has_ended(), "{} ended at its start", self.name);
-            http::send("GET", url, &[], None).is_ok_and(|(answer, _)| answer.status == 200).then_some(())
+            http::send("GET", url, &[], None).is_ok_and(|(answer, _)| right(answer.status)).then_some(())
         });
     }
 

@@ -1,6 +1,10 @@
-//! The servers behind the gateway: one stateful counter, in three implementations.
+//! The servers behind the gateway: one stateful counter, in several implementations, and a server of many
+//! features.
+
+use std::ffi::OsString;
 
 use super::http;
+use super::node;
 use super::process::{Process, free_port, until};
 use super::python;
 
@@ -32,11 +36,45 @@ impl Upstream {
     /// The fixture on either Python SDK, with more arguments.
     pub(crate) fn python(sdk: &str, arguments: &[&str]) -> Self {
         let port = free_port();
-        let script = python::fixture("counter_server.py");
-        let own = [script.as_str(), "--port", &port.to_string()].map(str::to_owned);
-        let arguments: Vec<String> =
-            own.into_iter().chain(arguments.iter().map(|&argument| argument.to_owned())).collect();
-        Self::start(Process::start(&format!("upstream ({sdk})"), python::interpreter(sdk), &arguments), port)
+        let mut command = python::fixture(sdk, "counter_server.py");
+        command.extend(["--port".into(), port.to_string().into()]);
+        command.extend(arguments.iter().map(OsString::from));
+        Self::start(Process::start(&format!("upstream ({sdk})"), &command[0], &command[1..]), port)
+    }
+
+    /// The fixture on the official TypeScript SDK, version 1.
+    pub(crate) fn typescript1() -> Self {
+        Self::typescript("1")
+    }
+
+    /// The fixture on the official TypeScript SDK, version 2, which speaks the modern era too.
+    pub(crate) fn typescript2() -> Self {
+        Self::typescript("2")
+    }
+
+    fn typescript(version: &str) -> Self {
+        let port = free_port();
+        let mut command = node::fixture("peers", "counter_server.cjs");
+        command.extend([version.into(), "--port".into(), port.to_string().into()]);
+        let name = format!("upstream (typescript{version})");
+        Self::start(Process::start(&name, &command[0], &command[1..]), port)
+    }
+
+    /// `@modelcontextprotocol/server-everything`, whose tools are others.
+    pub(crate) fn everything() -> Self {
+        let port = free_port();
+        let mut command = node::dependency("peers", "@modelcontextprotocol/server-everything/dist/index.js");
+        command.insert(1, format!("PORT={port}").into());
+        command.push("streamableHttp".into());
+        Self::start(Process::start("upstream (everything)", &command[0], &command[1..]), port)
+    }
+
+    /// The conformance suite's fixture, on the official TypeScript SDK, which speaks both eras.
+    pub(crate) fn conformance() -> Self {
+        let port = free_port();
+        let mut command = node::fixture("conformance", "server.cjs");
+        command.extend(["--port".into(), port.to_string().into()]);
+        Self::start(Process::start("upstream (conformance)", &command[0], &command[1..]), port)
     }
 
     fn start(process: Process, port: u16) -> Self {
@@ -46,7 +84,8 @@ impl Upstream {
     }
 
     fn wait_until_ready(&mut self) {
-        self.process.wait_until_ok(&format!("{}/healthz", self.base));
+        // Not all of them have anything there; what answers at all is ready.
+        self.process.wait_until_answered(&format!("{}/healthz", self.base));
     }
 
     /// Its MCP endpoint.
@@ -80,11 +119,13 @@ impl Upstream {
 
     /// Waits until its last session has expired (the Python fixtures can tell).
     pub(crate) fn wait_until_no_session(&self) {
-        until("the upstream's sessions to expire", || {
-            let (answer, _connection) =
-                http::send("GET", &format!("{}/sessions", self.base), &[], None).expect("an answer");
-            let count = std::io::read_to_string(answer.into_body()).expect("a count");
-            (count == "0").then_some(())
-        });
+        until("the upstream's sessions to expire", || (self.get("/sessions") == "0").then_some(()));
+    }
+
+    /// What it says of itself at this path.
+    pub(crate) fn get(&self, path: &str) -> String {
+        let url = format!("{}{path}", self.base);
+        let (answer, _connection) = http::send("GET", &url, &[], None).expect("an answer");
+        std::io::read_to_string(answer.into_body()).expect("text")
     }
 }

@@ -47,7 +47,7 @@ fn what_an_upstream_is_sent_has_to_go_together() {
         ("client_key = \"k\"", "client_key: client_certificate is missing"),
         ("client_certificate = \"c\"", "client_certificate: client_key is missing"),
         ("ca = \"~/ca\"", "ca: \"~/ca\": ~ does not stand for the home directory here: write the whole path"),
-        ("ca = \"\"", "ca: the path is empty"),
+        ("ca = \"\"", "ca: the path is empty: write that of a file, such as /etc/throughline/tls.pem"),
         ("headers = { x = 1 }", "headers.x: write \"value\" or { env = \"VARIABLE\" }"),
         ("headers = { x = { env = \"\" } }", "headers.x: write \"value\" or { env = \"VARIABLE\" }"),
         ("headers = \"x\"", "headers: expected a table of headers, { x-team = \"search\" }, found a string"),

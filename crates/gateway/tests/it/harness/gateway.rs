@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use throughline_gateway::config::Overrides;
+use throughline_gateway::config::{AdminAddress, Overrides};
 use throughline_gateway::{Config, Effects, Gateway};
 use throughline_store::Millis;
 
@@ -121,6 +121,21 @@ impl Gw {
 
     pub(crate) fn client(&self) -> Client {
         Client::new(self.address, Arc::clone(&self.secrets))
+    }
+
+    /// The administrator, with the token that the gateway made.
+    pub(crate) fn admin(&self) -> Client {
+        let Some(AdminAddress::Tcp(address)) = self.gateway.as_ref().unwrap().admin else {
+            panic!("no address for administration");
+        };
+        let token = std::fs::read_to_string(self.state.path().join("admin-token")).unwrap();
+        let client = Client::new(address, Arc::clone(&self.secrets));
+        client.with("authorization", &format!("Bearer {}", token.trim()))
+    }
+
+    /// Its state directory.
+    pub(crate) fn state(&self) -> &std::path::Path {
+        self.state.path()
     }
 
     /// Asserts that it still works: nothing that came before has broken it.

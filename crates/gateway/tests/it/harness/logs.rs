@@ -32,6 +32,17 @@ pub(crate) fn holds(text: &str) -> bool {
     String::from_utf8_lossy(&log).contains(text)
 }
 
+/// The lines that hold this text.
+pub(crate) fn lines(with: &str) -> Vec<String> {
+    let log = LOG.lock().unwrap();
+    String::from_utf8_lossy(&log).lines().filter(|line| line.contains(with)).map(str::to_owned).collect()
+}
+
+/// Memory that the record takes, in bytes.
+pub(crate) fn capacity() -> usize {
+    LOG.lock().unwrap().capacity()
+}
+
 /// Panics of gateways so far.
 pub(super) fn panics() -> Vec<String> {
     PANICS.lock().unwrap().clone()

@@ -258,6 +258,16 @@ impl Upstream {
         self.inner.accepted.load(Ordering::Relaxed)
     }
 
+    /// How many connections to it are open.
+    pub(crate) fn open_connections(&self) -> usize {
+        self.connections() - self.inner.closed.load(Ordering::Relaxed)
+    }
+
+    /// Forgets what arrived so far.
+    pub(crate) fn forget(&self) {
+        self.inner.log.lock().unwrap().clear();
+    }
+
     /// Everything that arrived, in order.
     pub(crate) fn log(&self) -> Vec<Arc<Request>> {
         self.inner.log.lock().unwrap().clone()
