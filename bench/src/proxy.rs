@@ -1,10 +1,11 @@
 //! The proxies, each a process of its own, and what they use.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -23,12 +24,36 @@ pub(crate) struct Programs<'a> {
     pub(crate) nginx: &'a Path,
     pub(crate) throughline: &'a Path,
     pub(crate) workers: usize,
+    /// Where state goes: on a disk whose fsync means something.
+    pub(crate) scratch: &'a Path,
+}
+
+/// What is to be started.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup<'a> {
+    pub(crate) proxy: Proxy,
+    pub(crate) upstream: SocketAddr,
+    /// The gateway keeps no sessions.
+    pub(crate) stateless: bool,
+    /// Where the gateway keeps records, as `--store` takes it.
+    pub(crate) store: Option<&'a str>,
+    /// The gateway's state directory; a new one by default.
+    pub(crate) state: Option<&'a Path>,
+}
+
+impl Setup<'_> {
+    /// With default settings.
+    pub(crate) fn new(proxy: Proxy, upstream: SocketAddr) -> Self {
+        Setup { proxy, upstream, stateless: false, store: None, state: None }
+    }
 }
 
 /// A proxy that is up.
 pub(crate) struct Running {
     /// Where it listens.
     pub(crate) address: SocketAddr,
+    /// From exec until it accepted a connection (nginx) or said that it is ready (the gateway).
+    pub(crate) ready_after: Duration,
     child: Child,
     _dir: TempDir,
 }
@@ -38,38 +63,44 @@ pub(crate) struct Running {
 pub(crate) struct Usage {
     /// CPU time in user and kernel mode, in seconds.
     pub(crate) cpu: f64,
+    /// Memory that is resident now, in KiB.
+    pub(crate) rss: u64,
     /// Most memory that was resident at a time, in KiB. Pages that nginx's processes share count for each.
     pub(crate) peak_rss: u64,
 }
 
 impl Programs<'_> {
-    /// Starts a proxy with default settings, a state of its own and nothing to log; None for none.
-    pub(crate) fn start(&self, proxy: Proxy, upstream: SocketAddr) -> Result<Option<Running>, Failure> {
-        let dir = tempfile::tempdir()?;
+    /// Starts a proxy with nothing to log; None for none.
+    pub(crate) fn start(&self, setup: Setup<'_>) -> Result<Option<Running>, Failure> {
+        let dir = tempfile::tempdir_in(self.scratch)?;
         let address = free_address()?;
-        let mut command = match proxy {
+        let mut command = match setup.proxy {
             Proxy::Direct => return Ok(None),
-            Proxy::Nginx => self.nginx(dir.path(), address, upstream)?,
-            Proxy::Gateway => self.gateway(dir.path(), address, upstream),
+            Proxy::Nginx => self.nginx(dir.path(), address, setup.upstream)?,
+            Proxy::Gateway => self.gateway(setup.state.unwrap_or(dir.path()), address, setup),
         };
+        let begun = Instant::now();
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
             .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
-        let mut running = Running { address, child, _dir: dir };
-        running.wait()?;
+        let mut running = Running { address, ready_after: Duration::ZERO, child, _dir: dir };
+        running.wait(setup.proxy)?;
+        running.ready_after = begun.elapsed();
         Ok(Some(running))
     }
 
-    fn gateway(&self, dir: &Path, address: SocketAddr, upstream: SocketAddr) -> Command {
+    fn gateway(&self, state: &Path, address: SocketAddr, setup: Setup<'_>) -> Command {
         let mut command = Command::new(self.throughline);
         command
             .arg("serve")
-            .arg(format!("http://{upstream}/mcp"))
+            .arg(format!("http://{}/mcp", setup.upstream))
             .args(["--listen", &address.to_string()])
             .arg("--state-dir")
-            .arg(dir)
+            .arg(state)
+            .args(setup.store.map(|store| format!("--store={store}")))
+            .args(setup.stateless.then_some("--stateless"))
             .env("THROUGHLINE_LOG", "warn");
         command
     }
@@ -118,24 +149,47 @@ http {
 }
 ";
 
-fn free_address() -> io::Result<SocketAddr> {
+/// An address that nobody listens on.
+pub(crate) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
+/// Whether the gateway says that it is ready.
+fn says_ready(address: SocketAddr) -> io::Result<bool> {
+    let mut stream = TcpStream::connect_timeout(&address, START)?;
+    stream.set_read_timeout(Some(START))?;
+    write!(stream, "GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(answer.starts_with(b"HTTP/1.1 200 "))
+}
+
 impl Running {
-    /// Until it accepts connections.
-    fn wait(&mut self) -> Result<(), Failure> {
+    fn wait(&mut self, proxy: Proxy) -> Result<(), Failure> {
         let deadline = Instant::now() + START;
-        while TcpStream::connect_timeout(&self.address, START).is_err() {
+        loop {
+            let up = match proxy {
+                Proxy::Gateway => says_ready(self.address).unwrap_or(false),
+                Proxy::Nginx | Proxy::Direct => TcpStream::connect_timeout(&self.address, START).is_ok(),
+            };
+            if up {
+                return Ok(());
+            }
             if let Some(status) = self.child.try_wait()? {
                 return Err(format!("the proxy ended at once: {status}").into());
             }
             if Instant::now() > deadline {
                 return Err("the proxy did not come up".into());
             }
-            std::thread::yield_now();
+            // Looking at it without a pause would take a core from it.
+            thread::park_timeout(Duration::from_micros(200));
         }
-        Ok(())
+    }
+
+    /// Ends it as a crash would.
+    pub(crate) fn crash(mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop)
     }
 
     /// What it has used, in all its processes.
@@ -143,10 +197,12 @@ impl Running {
         let main = self.child.id();
         let children = fs::read_to_string(format!("/proc/{main}/task/{main}/children"))?;
         let children = children.split_whitespace().map(str::to_owned);
-        let mut usage = Usage { cpu: 0.0, peak_rss: 0 };
+        let mut usage = Usage { cpu: 0.0, rss: 0, peak_rss: 0 };
         for pid in children.chain([main.to_string()]) {
             usage.cpu += cpu(&fs::read_to_string(format!("/proc/{pid}/stat"))?)?;
-            usage.peak_rss += peak_rss(&fs::read_to_string(format!("/proc/{pid}/status"))?)?;
+            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            usage.rss += kib(&status, "VmRSS:")?;
+            usage.peak_rss += kib(&status, "VmHWM:")?;
         }
         Ok(usage)
     }
@@ -159,13 +215,18 @@ fn cpu(stat: &str) -> Result<f64, Failure> {
     Ok(ticks.sum::<Result<f64, _>>()? / TICKS_PER_SECOND)
 }
 
-fn peak_rss(status: &str) -> Result<u64, Failure> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
+fn kib(status: &str, name: &str) -> Result<u64, Failure> {
+    let line =
+        status.lines().find_map(|line| line.strip_prefix(name)).ok_or("no memory in /proc/PID/status")?;
     Ok(line.trim_end_matches("kB").trim().parse()?)
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // It may have been killed before: its id could be another's by now.
+        if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
+            return;
+        }
         // Not SIGKILL: nginx's workers would outlive their master.
         let asked = Command::new("kill").arg(self.child.id().to_string()).status();
         if !asked.is_ok_and(|status| status.success()) {

@@ -8,6 +8,8 @@ pub(crate) struct Subject {
     pub(crate) proxy: Proxy,
     /// How the client holds its session.
     pub(crate) client: Client,
+    /// Whether the upstream keeps sessions.
+    pub(crate) upstream: Kind,
     /// How the upstream answers.
     pub(crate) answer: Answer,
 }
@@ -25,6 +27,17 @@ pub(crate) enum Client {
     Issued,
     /// It never initialises and echoes nothing.
     Keyed,
+    /// The same, and the gateway keeps no sessions either.
+    Stateless,
+}
+
+/// What the upstream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It gives session ids, and insists on them.
+    Sessions,
+    /// It gives none.
+    Sessionless,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,19 +48,30 @@ pub(crate) enum Answer {
 
 /// In the order of their turns.
 pub(crate) const SUBJECTS: &[Subject] = &[
-    Subject { proxy: Proxy::Direct, client: Client::Issued, answer: Answer::Json },
-    Subject { proxy: Proxy::Nginx, client: Client::Issued, answer: Answer::Json },
-    Subject { proxy: Proxy::Gateway, client: Client::Issued, answer: Answer::Json },
-    Subject { proxy: Proxy::Gateway, client: Client::Keyed, answer: Answer::Json },
-    Subject { proxy: Proxy::Direct, client: Client::Issued, answer: Answer::Events },
-    Subject { proxy: Proxy::Nginx, client: Client::Issued, answer: Answer::Events },
-    Subject { proxy: Proxy::Gateway, client: Client::Issued, answer: Answer::Events },
+    Subject::new(Proxy::Direct, Client::Issued, Kind::Sessions, Answer::Json),
+    Subject::new(Proxy::Nginx, Client::Issued, Kind::Sessions, Answer::Json),
+    Subject::new(Proxy::Gateway, Client::Issued, Kind::Sessions, Answer::Json),
+    Subject::new(Proxy::Gateway, Client::Keyed, Kind::Sessions, Answer::Json),
+    Subject::new(Proxy::Gateway, Client::Stateless, Kind::Sessionless, Answer::Json),
+    Subject::new(Proxy::Gateway, Client::Stateless, Kind::Sessions, Answer::Json),
+    Subject::new(Proxy::Direct, Client::Issued, Kind::Sessions, Answer::Events),
+    Subject::new(Proxy::Nginx, Client::Issued, Kind::Sessions, Answer::Events),
+    Subject::new(Proxy::Gateway, Client::Issued, Kind::Sessions, Answer::Events),
+    Subject::new(Proxy::Gateway, Client::Keyed, Kind::Sessions, Answer::Events),
+    Subject::new(Proxy::Gateway, Client::Stateless, Kind::Sessionless, Answer::Events),
 ];
 
 impl Subject {
+    const fn new(proxy: Proxy, client: Client, upstream: Kind, answer: Answer) -> Self {
+        Subject { proxy, client, upstream, answer }
+    }
+
     /// As the table calls it.
     pub(crate) fn name(&self) -> String {
         match self.proxy {
+            Proxy::Gateway if self.client == Client::Stateless && self.upstream == Kind::Sessions => {
+                format!("gateway stateless to sessions, {}", self.answer)
+            }
             Proxy::Gateway => format!("gateway {}, {}", self.client, self.answer),
             Proxy::Direct => format!("direct, {}", self.answer),
             Proxy::Nginx => format!("nginx, {}", self.answer),
@@ -75,6 +99,7 @@ impl Display for Client {
         f.write_str(match self {
             Client::Issued => "issued",
             Client::Keyed => "keyed",
+            Client::Stateless => "stateless",
         })
     }
 }

@@ -1,9 +1,14 @@
 //! The server behind every subject: an MCP echo server on bare hyper, one runtime per core, so that it is never
 //! what limits a measurement.
 
+use std::cell::Cell;
 use std::convert::Infallible;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use bytes::Bytes;
@@ -20,18 +25,43 @@ use tokio::runtime;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
-use crate::subject::Answer;
+use crate::client::SESSION_ID;
+use crate::subject::{Answer, Kind};
 
-/// Serves until the process ends.
-pub(crate) fn start(cores: usize) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+/// A running one.
+pub(crate) struct Upstream {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// One count for each core, so that they do not meet in it.
+    counts: Vec<Arc<AtomicU64>>,
+}
+
+impl Upstream {
+    /// Requests that it has answered so far.
+    pub(crate) fn requests(&self) -> u64 {
+        self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// Serves on any port until the process ends.
+pub(crate) fn start(cores: usize, kind: Kind) -> io::Result<Upstream> {
+    serve_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?, cores, kind)
+}
+
+/// Serves here until the process ends.
+pub(crate) fn serve_on(listener: TcpListener, cores: usize, kind: Kind) -> io::Result<Upstream> {
     let address = listener.local_addr()?;
-    let mut workers = Vec::new();
-    for _ in 0..cores {
+    // Sessions end with the process, as in most servers: an id of another is not known.
+    let boot = format!("{:016x}-", RandomState::new().build_hasher().finish());
+    let (mut workers, mut counts) = (Vec::new(), Vec::new());
+    for core in 0..cores {
         let (worker, streams) = mpsc::unbounded_channel();
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        thread::spawn(move || LocalSet::new().block_on(&runtime, serve(streams)));
+        let count = Arc::new(AtomicU64::new(0));
+        let echo = Echo { kind, boot: boot.clone(), core, minted: Cell::new(0), count: Arc::clone(&count) };
+        thread::spawn(move || LocalSet::new().block_on(&runtime, serve(streams, Rc::new(echo))));
         workers.push(worker);
+        counts.push(count);
     }
     // Dealt out in turn: with few connections, chance would leave a core without any.
     thread::spawn(move || {
@@ -42,16 +72,29 @@ pub(crate) fn start(cores: usize) -> io::Result<SocketAddr> {
             }
         }
     });
-    Ok(address)
+    Ok(Upstream { address, counts })
 }
 
-async fn serve(mut streams: mpsc::UnboundedReceiver<TcpStream>) {
+/// One core's part of the server.
+struct Echo {
+    kind: Kind,
+    boot: String,
+    core: usize,
+    minted: Cell<u64>,
+    count: Arc<AtomicU64>,
+}
+
+async fn serve(mut streams: mpsc::UnboundedReceiver<TcpStream>, echo: Rc<Echo>) {
     while let Some(stream) = streams.recv().await {
+        let echo = Rc::clone(&echo);
         tokio::task::spawn_local(async move {
             if let Ok(stream) = adopt(stream) {
+                let answer = service_fn(|request| {
+                    let echo = Rc::clone(&echo);
+                    async move { Ok::<_, Infallible>(echo.answer(request).await) }
+                });
                 // A client that goes away is no failure.
-                let _ =
-                    http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
             }
         });
     }
@@ -87,32 +130,62 @@ struct Arguments<'a> {
 
 const INITIALIZED: &str = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"echo","version":"1"}}"#;
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    match *request.method() {
-        Method::POST => {}
-        // The end of a session.
-        Method::DELETE => return Ok(empty(StatusCode::OK)),
-        _ => return Ok(empty(StatusCode::METHOD_NOT_ALLOWED)),
+impl Echo {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let session =
+            request.headers().get(SESSION_ID).map(|id| id.as_bytes().starts_with(self.boot.as_bytes()));
+        match *request.method() {
+            Method::POST => {}
+            // The end of a session.
+            Method::DELETE => return empty(StatusCode::OK),
+            _ => return empty(StatusCode::METHOD_NOT_ALLOWED),
+        }
+        let Ok(body) = request.into_body().collect().await else { return empty(StatusCode::BAD_REQUEST) };
+        let body = body.to_bytes();
+        let Ok(message) = serde_json::from_slice::<Message<'_>>(&body) else {
+            return empty(StatusCode::BAD_REQUEST);
+        };
+        match (self.kind, session) {
+            (Kind::Sessions, None) if message.method != "initialize" => {
+                return empty(StatusCode::BAD_REQUEST);
+            }
+            (Kind::Sessions, Some(false)) => return unknown_session(),
+            _ => {}
+        }
+        let Some(id) = message.id else { return empty(StatusCode::ACCEPTED) };
+        let tool = message.params.as_ref().and_then(|params| params.name);
+        match (message.method, message.params.and_then(|params| params.arguments)) {
+            ("tools/call", Some(Arguments { text })) => {
+                let result = format!(r#"{{"content":[{{"type":"text","text":{text}}}],"isError":false}}"#);
+                if tool == Some(Answer::Events.tool()) { events(id, &result) } else { json(id, &result) }
+            }
+            ("initialize", _) => {
+                let mut response = json(id, INITIALIZED);
+                if let Some(session) = self.mint() {
+                    response.headers_mut().insert(SESSION_ID, session);
+                }
+                response
+            }
+            _ => json(id, "{}"),
+        }
     }
-    let Ok(body) = request.into_body().collect().await else { return Ok(empty(StatusCode::BAD_REQUEST)) };
-    let body = body.to_bytes();
-    let Ok(message) = serde_json::from_slice::<Message<'_>>(&body) else {
-        return Ok(empty(StatusCode::BAD_REQUEST));
-    };
-    let Some(id) = message.id else { return Ok(empty(StatusCode::ACCEPTED)) };
-    let tool = message.params.as_ref().and_then(|params| params.name);
-    Ok(match (message.method, message.params.and_then(|params| params.arguments)) {
-        ("tools/call", Some(Arguments { text })) => {
-            let result = format!(r#"{{"content":[{{"type":"text","text":{text}}}],"isError":false}}"#);
-            if tool == Some(Answer::Events.tool()) { events(id, &result) } else { json(id, &result) }
-        }
-        ("initialize", _) => {
-            let mut response = json(id, INITIALIZED);
-            response.headers_mut().insert("mcp-session-id", HeaderValue::from_static("echo-session"));
-            response
-        }
-        _ => json(id, "{}"),
-    })
+
+    fn mint(&self) -> Option<HeaderValue> {
+        let next = self.minted.get() + 1;
+        self.minted.set(next);
+        let id = HeaderValue::try_from(format!("{}{}-{next:08x}", self.boot, self.core)).ok();
+        id.filter(|_| self.kind == Kind::Sessions)
+    }
+}
+
+/// As the SDKs say it.
+fn unknown_session() -> Response<Full<Bytes>> {
+    let body = r#"{"jsonrpc":"2.0","error":{"code":-32001,"message":"Session not found"},"id":null}"#;
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 fn empty(status: StatusCode) -> Response<Full<Bytes>> {

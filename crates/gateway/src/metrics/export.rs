@@ -82,7 +82,7 @@ impl Scrape {
         }
         let mut family = out.begin(
             "refused_requests",
-            "Requests refused before they were understood: unknown path, bad Host or Origin, not the protocol",
+            "Requests refused before they were understood: unknown path, bad Host or Origin, no key",
             MetricType::Counter,
         )?;
         for class in 0..CLASSES {
