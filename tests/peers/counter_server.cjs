@@ -3,7 +3,8 @@
 //     counter_server.cjs 1|2 --port N
 //
 // on version 1 of the SDK or on version 2, which serves the modern era too. Streamable HTTP is at /mcp, and
-// beside it `GET /healthz` and `POST /drop-sessions` (forgets every session, as an expiry would).
+// beside it `GET /healthz` and `POST /drop-sessions` (forgets every session, as an expiry would). Its `ask` has one
+// more argument: with `aside` the question goes out on the standing stream, which in version 2 is the SDK's way.
 
 'use strict';
 
@@ -19,7 +20,6 @@ const {
 } = parseArgs({ options: { port: { type: 'string', default: '0' } }, allowPositionals: true });
 const { McpServer, Transport, isModern, answerModern, inputRequired } = sdk === '1' ? version1() : version2();
 
-const READ_ONLY = { readOnlyHint: true };
 const LONGEST_SLEEP_MS = 60_000;
 const PROGRESS_EVERY_MS = 100;
 const QUESTION = 'What is this counter counting?';
@@ -50,23 +50,15 @@ function version2() {
   };
 }
 
-// What a tool needs of its request, which the versions name differently.
+// What a tool needs of its request, which the versions keep in different places.
 function context(extra) {
   const request = extra.mcpReq;
-  if (request === undefined) {
-    return {
-      session: extra.sessionId,
-      progressToken: extra._meta?.progressToken,
-      notify: extra.sendNotification,
-      ask: (server, params) => server.server.elicitInput(params, { relatedRequestId: extra.requestId }),
-    };
-  }
   return {
     session: extra.sessionId,
-    progressToken: request._meta?.progressToken,
-    notify: request.notify,
-    ask: (_, params) => request.elicitInput(params),
-    answers: request.inputResponses,
+    requestId: request?.id ?? extra.requestId,
+    progressToken: (request ?? extra)._meta?.progressToken,
+    notify: request?.notify ?? extra.sendNotification,
+    answers: request?.inputResponses,
   };
 }
 
@@ -76,40 +68,39 @@ function structured(value) {
 
 // A server of one session, with the tools of the Rust one; a modern request has one to itself, and so no state.
 function counterServer() {
-  let counter = 0;
   const server = new McpServer({ name: 'counter', version: '0' }, { capabilities: { logging: {} } });
-  const tool = (name, description, inputSchema, annotations, run) => {
-    const config = { description, inputSchema: z.object(inputSchema), annotations };
+  const readOnly = (name, description, schema, run) => tool(name, description, schema, { readOnlyHint: true }, run);
+  const tool = (name, description, schema, annotations, run) => {
+    const config = { description, inputSchema: z.object(schema), annotations };
     server.registerTool(name, config, async (input, extra) => {
       const result = await run(input, context(extra));
       return result.resultType === undefined ? structured(result) : result;
     });
   };
 
+  let counter = 0;
   const by = z.number().int().default(1);
-  tool('increment', "Adds to this session's counter and returns its new value.", { by }, {}, ({ by }) => {
+  tool('increment', 'Adds to the counter of this session and returns its new value.', { by }, {}, ({ by }) => {
     shared.total += 1;
     counter += by;
     return { value: counter };
   });
-  tool('value', "Returns this session's counter.", {}, READ_ONLY, () => ({ value: counter }));
-  tool('total', 'Returns how many increments this process has executed, in all of its sessions.', {}, READ_ONLY, () => ({
-    total: shared.total,
-  }));
-  tool('sleep', 'Waits, and tells every 100 ms how long if the caller gave a progress token.', { ms: z.number() }, READ_ONLY, sleep);
-  tool('session', 'Tells which process answers and how many handshakes it has seen.', {}, READ_ONLY, (_, { session }) => ({
-    pid: process.pid,
-    instance: shared.instance,
-    initializes: shared.initializes,
-    initialized: shared.initialized,
-    session: session ?? null,
-  }));
-  const question = z.string().default(QUESTION);
-  tool('ask', 'Asks the client in the middle of the call and returns its answer.', { question }, READ_ONLY, (input, context) =>
-    ask(server, input.question, context),
-  );
+  readOnly('value', 'Returns the counter of this session.', {}, () => ({ value: counter }));
+  readOnly('total', 'Returns how many increments this process has executed, in all of its sessions.', {}, () => {
+    return { total: shared.total };
+  });
+  readOnly('session', 'Tells which process answers and how many handshakes it has seen.', {}, (_, { session }) => {
+    const { instance, initializes, initialized } = shared;
+    return { pid: process.pid, instance, initializes, initialized, session: session ?? null };
+  });
+  const ms = z.number();
+  readOnly('sleep', 'Waits, and tells every 100 ms how long if the caller gave a progress token.', { ms }, sleep);
+  const question = { question: z.string().default(QUESTION), aside: z.boolean().default(false) };
+  readOnly('ask', 'Asks the client in the middle of the call and returns its answer.', question, (input, context) => {
+    return context.session === undefined ? askModern(input, context) : ask(server, input, context);
+  });
   const message = { text: z.string(), level: z.string().default('info') };
-  tool('log', 'Sends a log message to the client.', message, READ_ONLY, async ({ text, level }, { session }) => {
+  readOnly('log', 'Sends a log message to the client.', message, async ({ text, level }, { session }) => {
     await server.sendLoggingMessage({ level, data: text, logger: 'counter' }, session);
     return { sent: true };
   });
@@ -129,15 +120,18 @@ async function sleep({ ms }, { progressToken, notify }) {
   return { slept: whole };
 }
 
-// In the legacy era by a request of its own, in the modern one by a result that asks for more.
-async function ask(server, message, { session, ask, answers }) {
-  const params = { message, requestedSchema: ANSWER_SCHEMA };
-  if (session !== undefined) {
-    const { action, content } = await ask(server, params);
-    return { action, content: content ?? null };
-  }
+async function ask(server, { question, aside }, { requestId }) {
+  const related = aside ? undefined : { relatedRequestId: requestId };
+  const params = { message: question, requestedSchema: ANSWER_SCHEMA };
+  const { action, content } = await server.server.elicitInput(params, related);
+  return { action, content: content ?? null };
+}
+
+// Not by a request but by a result that asks for more; with that, the client calls again.
+function askModern({ question }, { answers }) {
   if (answers?.answer === undefined) {
-    return inputRequired({ inputRequests: { answer: inputRequired.elicit(params) } });
+    const answer = inputRequired.elicit({ message: question, requestedSchema: ANSWER_SCHEMA });
+    return inputRequired({ inputRequests: { answer } });
   }
   const { action, content } = answers.answer;
   return { action, content: content ?? null };

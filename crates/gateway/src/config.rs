@@ -431,14 +431,11 @@ impl Config {
     /// check of `Host` would refuse every client, or, left out, let any web page reach the gateway through a
     /// name that it makes resolve to it (DNS rebinding). And when a key that opens the gateway would be passed on.
     pub fn check(&self) -> Result<(), ConfigErrors> {
-        let passes_keys = |route: &&Route| route.forward_headers.iter().any(|name| name == "x-api-key");
-        if !self.callers.keys.is_empty()
-            && let Some(route) = self.routes.iter().find(passes_keys)
-        {
-            let message =
-                format!("{} would pass keys of this gateway's callers on: take x-api-key out", route.path);
-            let error = ConfigError { place: Place::Unknown, key: "forward_headers".to_owned(), message };
-            return Err(ConfigErrors(vec![error]));
+        if let Some((route, secret)) = self.passed_on() {
+            let key =
+                if route.name.is_empty() { "upstream".into() } else { format!("routes.{}", route.name) };
+            let message = format!("{secret} opens this gateway, so it must not be passed on: take it out");
+            return Err(ConfigErrors(vec![ConfigError { place: Place::Unknown, key, message }]));
         }
         if self.on_loopback() || !self.allowed_hosts.is_empty() {
             return Ok(());
@@ -450,6 +447,18 @@ impl Config {
         );
         let error = ConfigError { place: self.listen_place.clone(), key: "listen".to_owned(), message };
         Err(ConfigErrors(vec![error]))
+    }
+
+    /// A header that opens the gateway, and a route that passes it on.
+    fn passed_on(&self) -> Option<(&Route, &str)> {
+        let key = (!self.callers.keys.is_empty()).then_some("x-api-key");
+        let secret = self.callers.proxy.as_ref().map(|proxy| proxy.secret_header.as_str());
+        let passes = |route: &Route, name: &str| {
+            (route.forward_authorization && name == "authorization")
+                || route.forward_headers.iter().any(|passed| passed == name)
+        };
+        let mut secrets = key.into_iter().chain(secret);
+        secrets.find_map(|name| Some((self.routes.iter().find(|route| passes(route, name))?, name)))
     }
 
     /// Reads the variables of the environment that headers of routes come from; what is read already stays.

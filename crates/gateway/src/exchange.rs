@@ -20,10 +20,10 @@ use crate::tally;
 
 /// Answers one request. There is always an answer.
 pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) -> Response<ReplyBody> {
-    if let Some(asked) = metadata::asked(&core.app, peer, &request) {
+    let (parts, mut body) = request.into_parts();
+    if let Some(asked) = metadata::asked(&core.app, peer, &parts) {
         return metadata::answer(&core, &asked).await;
     }
-    let (parts, mut body) = request.into_parts();
     match classify::classify(&core.app, peer, parts, &mut body).await {
         Err(refused) => {
             room::linger(body, &refused.fault);

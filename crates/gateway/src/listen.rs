@@ -205,8 +205,8 @@ impl Stream {
             if let Some(sign) = lost {
                 recovered = true;
                 let lost = Lost { generation: self.bound.generation, sign };
-                let (bound, _) =
-                    recover::bind(&self.core, &self.session, &self.credentials, Some(lost)).await?;
+                let credentials = &self.credentials;
+                let (bound, _) = recover::bind(&self.core, &self.session, credentials, Some(lost)).await?;
                 self.rebind(bound);
             } else if status == StatusCode::CONFLICT && Instant::now() < deadline {
                 tokio::time::sleep(REOPEN_FIRST).await;

@@ -10,14 +10,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::header::{ACCEPT, CACHE_CONTROL, HeaderValue, USER_AGENT, WWW_AUTHENTICATE};
+use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Response, StatusCode, Uri};
 use throughline_wire::splice::{set_member, splice};
 
 use crate::app::{App, Core, Route};
 use crate::classify::Arrived;
 use crate::error::Fault;
-use crate::peer::{self, Peer};
+use crate::peer::{Peer, external_base};
 use crate::reply::{self, ReplyBody};
 use crate::session::lock;
 use crate::upstream::http::read_whole;
@@ -45,8 +46,8 @@ pub struct Asked {
 }
 
 /// Whether a request is for the metadata of a route that has such.
-pub fn asked<B>(app: &App, peer: Peer, request: &Request<B>) -> Option<Asked> {
-    let path = request.uri().path().strip_prefix(WELL_KNOWN)?;
+pub fn asked(app: &App, peer: Peer, request: &Parts) -> Option<Asked> {
+    let path = request.uri.path().strip_prefix(WELL_KNOWN)?;
     let forwards = |route: &&Arc<Route>| route.config.forward_authorization;
     let route = match path {
         // Of the origin as a whole: the unnamed route's, or the only one's.
@@ -57,9 +58,9 @@ pub fn asked<B>(app: &App, peer: Peer, request: &Request<B>) -> Option<Asked> {
         }
         path => app.route(path).filter(forwards)?,
     };
-    let resource =
-        format!("{}{}", peer::external_base(&app.config, peer, request.headers()), route.config.path);
-    Some(Asked { route: Arc::clone(route), resource, method: request.method().clone() })
+    let origin = external_base(&app.config, peer, &request.headers);
+    let resource = format!("{origin}{}", route.config.path);
+    Some(Asked { route: Arc::clone(route), resource, method: request.method.clone() })
 }
 
 /// Answers with the upstream's metadata.

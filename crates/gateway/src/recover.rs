@@ -60,8 +60,8 @@ enum Turn {
     Pause(Duration),
 }
 
-/// The session's binding; made if there is none, or if the present one is `lost`. `credentials` go with what has to be
-/// sent for it.
+/// The session's binding; made if there is none, or if the present one is `lost`.
+/// `credentials` go with what has to be sent for it.
 pub async fn bind(
     core: &Rc<Core>,
     session: &Arc<Session>,

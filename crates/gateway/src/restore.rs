@@ -155,20 +155,20 @@ async fn says_it_is_repeatable(
     for _ in 0..MAX_PAGES {
         let id = app.unique_id();
         let body = jsonrpc::request(&id, method::TOOLS_LIST, Some(&params));
-        let page =
-            match upstream::ask(core.endpoint(&session.route), &address, &id, body, limit).await.ok()? {
-                Own::Result(page, _) => page,
-                // The connection broke because the server died, most likely: then the session is lost as well.
-                Own::Refused(_) if !recovered => {
-                    recovered = true;
-                    let lost = Lost { generation: bound.generation, sign: Sign::OtherStatus };
-                    let (rebound, _) =
-                        crate::recover::bind(core, session, credentials, Some(lost)).await.ok()?;
-                    address = rebound.address.on_behalf(credentials);
-                    continue;
-                }
-                Own::Refused(_) => return None,
-            };
+        let asked = upstream::ask(core.endpoint(&session.route), &address, &id, body, limit);
+        let page = match asked.await.ok()? {
+            Own::Result(page, _) => page,
+            // The connection broke because the server died, most likely: then the session is lost as well.
+            Own::Refused(_) if !recovered => {
+                recovered = true;
+                let lost = Lost { generation: bound.generation, sign: Sign::OtherStatus };
+                let bind = crate::recover::bind(core, session, credentials, Some(lost));
+                let (rebound, _) = bind.await.ok()?;
+                address = rebound.address.on_behalf(credentials);
+                continue;
+            }
+            Own::Refused(_) => return None,
+        };
         let page: serde_json::Value = serde_json::from_slice(&page).ok()?;
         let tool = page["tools"].as_array()?.iter().find(|tool| tool["name"] == *name);
         if let Some(tool) = tool {

@@ -16,6 +16,7 @@ mod demo;
 mod eras;
 mod idless;
 mod kept;
+mod peers;
 mod races;
 mod restored;
 mod sdk_client;

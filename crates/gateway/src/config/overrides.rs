@@ -68,15 +68,17 @@ struct Variables<'a> {
 }
 
 impl Variables<'_> {
-    fn proxies(&mut self) -> Option<Proxies> {
+    fn proxies(&self) -> Option<Proxies> {
+        let set = |name: &str| (self.env)(name).filter(|text| !text.is_empty());
         // In lower case first, as curl and most others have it.
-        let http =
-            self.parse("http_proxy", upstream::proxy).or_else(|| self.parse("HTTP_PROXY", upstream::proxy));
-        let https =
-            self.parse("https_proxy", upstream::proxy).or_else(|| self.parse("HTTPS_PROXY", upstream::proxy));
-        let none =
-            self.parse("no_proxy", upstream::no_proxy).or_else(|| self.parse("NO_PROXY", upstream::no_proxy));
-        (http.is_some() || https.is_some()).then(|| Proxies { http, https, none: none.unwrap_or_default() })
+        let either = |name: &str| set(&name.to_ascii_lowercase()).or_else(|| set(name));
+        let proxy = |name: &str| {
+            either(name)
+                .map(|text| upstream::proxy(&text).map_err(|error| ValueError(format!("{name} {error}"))))
+        };
+        let (http, https) = (proxy("HTTP_PROXY"), proxy("HTTPS_PROXY"));
+        let none = either("NO_PROXY").map(|text| upstream::no_proxy(&text)).unwrap_or_default();
+        (http.is_some() || https.is_some()).then_some(Proxies { http, https, none })
     }
 
     fn parse<V>(&mut self, name: &'static str, parse: fn(&str) -> Result<V, ValueError>) -> Option<V> {

@@ -6,6 +6,7 @@ use data_encoding::BASE64;
 use http::{HeaderName, HeaderValue, Uri};
 
 use super::{ConfigError, Place, ValueError};
+use crate::peer::Network;
 
 /// A header that every request to an upstream carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,13 +113,13 @@ pub(super) fn header_value(text: &str) -> Result<HeaderValue, ValueError> {
     Ok(value)
 }
 
-/// The proxies that the environment names.
+/// The proxies that the environment names. One that cannot be used matters only where it is on the way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proxies {
     /// `HTTP_PROXY`: for upstreams at `http`.
-    pub http: Option<Proxy>,
+    pub http: Option<Result<Proxy, ValueError>>,
     /// `HTTPS_PROXY`: for upstreams at `https`.
-    pub https: Option<Proxy>,
+    pub https: Option<Result<Proxy, ValueError>>,
     /// `NO_PROXY`: the hosts that are reached without one.
     pub none: Vec<String>,
 }
@@ -136,16 +137,22 @@ pub struct Proxy {
 
 impl Proxies {
     /// The proxy on the way to this URL. Loopback is never behind one.
-    #[must_use]
-    pub fn on_the_way_to(&self, uri: &Uri) -> Option<&Proxy> {
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub fn on_the_way_to(&self, uri: &Uri) -> Result<Option<&Proxy>, ValueError> {
         let is_https = uri.scheme_str() == Some("https");
-        let proxy = if is_https { self.https.as_ref() } else { self.http.as_ref() }?;
+        let proxy = if is_https { self.https.as_ref() } else { self.http.as_ref() };
+        let Some(proxy) = proxy else { return Ok(None) };
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
         let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
         let address = host.parse::<IpAddr>().ok();
         let loopback = host == "localhost" || address.is_some_and(|ip| ip.to_canonical().is_loopback());
         let direct = loopback || self.none.iter().any(|entry| matches(entry, &host, port, address));
-        (!direct).then_some(proxy)
+        if direct {
+            return Ok(None);
+        }
+        proxy.as_ref().map(Some).map_err(Clone::clone)
     }
 }
 
@@ -155,8 +162,9 @@ fn matches(entry: &str, host: &str, port: u16, address: Option<IpAddr>) -> bool 
     if entry == "*" {
         return true;
     }
-    if let (Some((block, length)), Some(address)) = (entry.split_once('/'), address) {
-        return in_block(block, length, address);
+    if entry.contains('/') {
+        let block = Network::parse(entry);
+        return block.is_some_and(|block| address.is_some_and(|address| block.contains(address)));
     }
     let (name, only) = match entry.rsplit_once(':') {
         Some((name, digits)) if !name.contains(':') || name.ends_with(']') => (name, Some(digits)),
@@ -173,17 +181,6 @@ fn matches(entry: &str, host: &str, port: u16, address: Option<IpAddr>) -> bool 
         }
         _ => false,
     }
-}
-
-fn in_block(block: &str, length: &str, address: IpAddr) -> bool {
-    let bits = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => (u128::from(ip.to_bits()) << 96, 32),
-        IpAddr::V6(ip) => (ip.to_bits(), 128),
-    };
-    let (Ok(block), Ok(length)) = (block.parse::<IpAddr>(), length.parse::<u32>()) else { return false };
-    let ((block, width), (address, same)) = (bits(block), bits(address));
-    let mask = u128::MAX.checked_shl(128 - length.min(128)).unwrap_or(0);
-    width == same && length <= width && block & mask == address & mask
 }
 
 /// The value of `HTTP_PROXY` or `HTTPS_PROXY`. The error does not quote it: it may hold a password.
@@ -229,9 +226,9 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
 }
 
 /// The value of `NO_PROXY`.
-pub(super) fn no_proxy(text: &str) -> Result<Vec<String>, ValueError> {
+pub(super) fn no_proxy(text: &str) -> Vec<String> {
     let entries = text.split([',', ' ']).map(|entry| entry.trim().to_ascii_lowercase());
-    Ok(entries.filter(|entry| !entry.is_empty()).collect())
+    entries.filter(|entry| !entry.is_empty()).collect()
 }
 
 #[cfg(test)]
@@ -272,12 +269,12 @@ mod tests {
     #[test]
     fn some_hosts_are_reached_without_a_proxy() {
         let proxies = |none: &str| Proxies {
-            http: Some(proxy("http://p:1").unwrap()),
-            https: Some(proxy("http://s:2").unwrap()),
-            none: no_proxy(none).unwrap(),
+            http: Some(proxy("http://p:1")),
+            https: Some(proxy("http://s:2")),
+            none: no_proxy(none),
         };
         let way = |none: &str, uri: &str| {
-            proxies(none).on_the_way_to(&uri.parse().unwrap()).map(|proxy| proxy.port)
+            proxies(none).on_the_way_to(&uri.parse().unwrap()).unwrap().map(|proxy| proxy.port)
         };
         assert_eq!(way("", "http://example.com/mcp"), Some(1));
         assert_eq!(way("", "https://example.com/mcp"), Some(2));

@@ -84,6 +84,7 @@ impl Destination {
         if !is_https && (route.ca.is_some() || route.client_key.is_some()) {
             tracing::warn!(route = route.path, "ca and client_certificate do nothing at an http URL");
         }
+        let proxy = config.proxies.on_the_way_to(&uri).map_err(|error| ("url", error.to_string()))?;
         let tls = if is_https { Some(Tls::of_route(route, &host, system)?) } else { None };
         let headers = route.headers.iter().filter_map(|header| match &header.value {
             HeaderSource::Value(value) => Some((header.name.clone(), value.clone())),
@@ -92,7 +93,7 @@ impl Destination {
         });
         Ok(Destination {
             port: uri.port_u16().unwrap_or(if is_https { 443 } else { 80 }),
-            proxy: config.proxies.on_the_way_to(&uri).cloned(),
+            proxy: proxy.cloned(),
             headers: headers.collect(),
             forwards: is_forwarding(route),
             connect_window: config.timeouts.connect,

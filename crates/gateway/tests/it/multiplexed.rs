@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::harness::{Answers, Certificates, Fate, Front, Gate, Gw, Session, Upstream, call, request};
+use crate::harness::{
+    Answers, Certificates, Fate, Front, Gate, Gw, Request, Session, Upstream, call, logged, request,
+};
 
 struct Setting {
     upstream: Upstream,
@@ -22,6 +24,7 @@ impl Setting {
         Gw::start_with(&self.upstream, |config| {
             config.routes[0].upstream = self.front.url();
             config.routes[0].ca = Some(self.certificates.ca());
+            config.routes[0].forward_authorization = true;
             config.workers = std::num::NonZeroUsize::new(1);
         })
     }
@@ -40,7 +43,7 @@ fn once(fate: Fate) -> impl Fn(&str) -> Fate + Send + Sync + 'static {
 fn many_requests_share_a_connection() {
     let setting = Setting::new(|_| Fate::Forwarded);
     let (upstream, gateway) = (&setting.upstream, setting.gateway());
-    let session = Session::open(&gateway.client());
+    let session = Session::open(&gateway.client().with("authorization", "Bearer h2-t0ken-5520"));
     assert_eq!(session.count(), "1");
     let gate = Arc::new(Gate::default());
     let held = Arc::clone(&gate);
@@ -59,6 +62,9 @@ fn many_requests_share_a_connection() {
     assert_eq!(setting.front.connections(), 1);
     assert!(upstream.log().iter().all(|request| request.target == "/mcp"));
     assert_eq!(upstream.server().violations(), Vec::<String>::new());
+    let sent = |request: &Request| request.headers.get("authorization") == Some("Bearer h2-t0ken-5520");
+    assert!(upstream.log().iter().all(|request| sent(request)));
+    assert!(!logged("h2-t0ken-5520"));
 }
 
 #[test]

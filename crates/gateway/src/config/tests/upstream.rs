@@ -92,11 +92,16 @@ fn proxies_come_from_the_environment() {
         [("HTTP_PROXY", "http://p:1"), ("https_proxy", "http://s:2"), ("HTTPS_PROXY", "http://x:9")];
     let mut config = parse("");
     config.apply(Overrides::from_env(&env(&variables)).unwrap());
-    let port =
-        |uri: &'static str| config.proxies.on_the_way_to(&Uri::from_static(uri)).map(|proxy| proxy.port);
+    let port = |uri: &'static str| {
+        config.proxies.on_the_way_to(&Uri::from_static(uri)).unwrap().map(|proxy| proxy.port)
+    };
     assert_eq!((port("http://h/"), port("https://h/"), port("http://localhost/")), (Some(1), Some(2), None));
+    // What cannot be used is no matter where it is not on the way.
+    config.apply(Overrides::from_env(&env(&[("HTTPS_PROXY", "socks5://u:secret@h")])).unwrap());
+    let way = |uri: &'static str| config.proxies.on_the_way_to(&Uri::from_static(uri));
+    assert_eq!(way("https://localhost/"), Ok(None));
     assert_eq!(
-        Overrides::from_env(&env(&[("HTTPS_PROXY", "socks5://u:secret@h")])).unwrap_err().to_string(),
-        "HTTPS_PROXY: is not a proxy that can be used: write http://HOST:PORT"
+        way("https://h/").unwrap_err().to_string(),
+        "HTTPS_PROXY is not a proxy that can be used: write http://HOST:PORT"
     );
 }

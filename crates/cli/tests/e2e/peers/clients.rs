@@ -1,0 +1,74 @@
+//! Clients that stay open, through the gateway while either side is killed.
+
+use serde_json::json;
+
+use crate::harness::{Client, Gateway, Upstream};
+use crate::sdk_client::{
+    hears_and_answers_through_kills, hears_log_messages_through_kills, keeps_its_session_through_kills,
+};
+
+macro_rules! over_each_client {
+    ($($test:ident),+ $(,)?) => {
+        over_each_client!(@ ($($test),+) fastmcp "fastmcp");
+        over_each_client!(@ ($($test),+) langchain "langchain");
+        over_each_client!(@ ($($test),+) mcp_remote "mcp-remote");
+        over_each_client!(@ ($($test),+) typescript1 "typescript1");
+        over_each_client!(@ ($($test),+) typescript2 "typescript2");
+    };
+    (@ ($($test:ident),+) $name:ident $client:literal) => {
+        mod $name {
+            $(#[test] fn $test() { super::$test($client); })+
+        }
+    };
+}
+
+over_each_client!(it_keeps_its_session, it_hears_and_answers, it_hears_log_messages);
+
+fn it_keeps_its_session(client: &str) {
+    let mut upstream = Upstream::rmcp();
+    let mut gateway = Gateway::start(&upstream.url(), &[]);
+    keeps_its_session_through_kills(client, &mut upstream, &mut gateway);
+}
+
+fn it_hears_and_answers(client: &str) {
+    let mut upstream = Upstream::rmcp();
+    let mut gateway = Gateway::start(&upstream.url(), &[]);
+    hears_and_answers_through_kills(client, &mut upstream, &mut gateway);
+}
+
+fn it_hears_log_messages(client: &str) {
+    let mut upstream = Upstream::rmcp();
+    let mut gateway = Gateway::start(&upstream.url(), &[]);
+    hears_log_messages_through_kills(client, &mut upstream, &mut gateway);
+}
+
+#[test]
+fn without_a_gateway_they_lose_the_call() {
+    for name in ["fastmcp", "langchain", "mcp-remote", "typescript1", "typescript2"] {
+        let mut upstream = Upstream::rmcp();
+        let mut client = Client::connect(name, &upstream.url(), &[]);
+        assert_eq!(client.increment(), 1, "{name}");
+        upstream.restart();
+        let call = json!({"do": "call", "name": "increment", "arguments": {}});
+        let outcomes = [client.try_run(call.clone()), client.try_run(call)];
+        println!("{name}: {outcomes:?}");
+    }
+}
+
+/// LangChain's agents open a session for each call and end it: there is no state to be kept, but every call works.
+#[test]
+fn langchain_with_a_session_for_each_call() {
+    let mut upstream = Upstream::rmcp();
+    let mut gateway = Gateway::start(&upstream.url(), &[]);
+    let mut client = Client::connect("langchain", &gateway.url(), &["--each-call", "--answer", "sheep"]);
+    for disaster in ["nothing", "upstream", "gateway"] {
+        match disaster {
+            "upstream" => upstream.restart(),
+            "gateway" => gateway.restart(),
+            _ => {}
+        }
+        assert_eq!((client.increment(), client.increment()), (1, 1), "after {disaster}");
+        let answer = client.call("ask", json!({"question": disaster}));
+        assert_eq!(answer["content"], json!({"answer": "sheep"}), "after {disaster}");
+    }
+}

@@ -1,0 +1,59 @@
+//! The Inspector's command line: a client for one command, which opens a session and leaves it behind.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Gateway, Process, Upstream, node};
+
+/// What it prints of a successful command.
+fn inspect(url: &str, arguments: &[&str]) -> Value {
+    let home = tempfile::tempdir().expect("a home directory");
+    let mut command =
+        node::dependency("peers", "@modelcontextprotocol/inspector/clients/launcher/build/index.js");
+    command.insert(1, format!("HOME={}", home.path().display()).into());
+    command.extend(["--cli", url, "--format", "json", "--quiet"].map(Into::into));
+    command.extend(arguments.iter().map(Into::into));
+    let mut process = Process::start("the Inspector", &command[0], &command[1..]);
+    assert!(process.succeeds(), "{arguments:?}");
+    process.wait_for_line(0, |line| serde_json::from_str::<Value>(line).ok()).0["result"].take()
+}
+
+#[test]
+fn it_works_through_kills() {
+    for (mut upstream, era) in [
+        (Upstream::rmcp(), "legacy"),
+        (Upstream::rmcp(), "auto"),
+        (Upstream::typescript2(), "auto"),
+        (Upstream::typescript2(), "modern"),
+    ] {
+        let mut gateway = Gateway::start(&upstream.url(), &[]);
+        for disaster in ["nothing", "upstream", "gateway"] {
+            match disaster {
+                "upstream" => upstream.restart(),
+                "gateway" => gateway.restart(),
+                _ => {}
+            }
+            let url = gateway.url();
+            let tools = inspect(&url, &["--protocol-era", era, "--method", "tools/list"]);
+            assert_eq!(tools["tools"].as_array().map(Vec::len), Some(7), "{era} after {disaster}: {tools}");
+            let call = ["--protocol-era", era, "--method", "tools/call", "--tool-name", "increment"];
+            let counted = inspect(&url, &call);
+            assert_eq!(counted["structuredContent"], json!({"value": 1}), "{era} after {disaster}");
+        }
+    }
+}
+
+#[test]
+fn it_calls_a_tool_many_times_at_once() {
+    let mut upstream = Upstream::typescript1();
+    let mut gateway = Gateway::start(&upstream.url(), &[]);
+    for disaster in ["upstream", "gateway"] {
+        let load = ["--load", "--load-requests", "50", "--load-concurrency", "10"];
+        let call = ["--method", "tools/call", "--tool-name", "increment"];
+        let report = inspect(&gateway.url(), &[&call[..], &load].concat());
+        assert_eq!((&report["ok"], &report["errors"]), (&json!(50), &json!(0)), "{report}");
+        match disaster {
+            "upstream" => upstream.restart(),
+            _ => gateway.restart(),
+        }
+    }
+}
