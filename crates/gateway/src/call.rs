@@ -94,6 +94,7 @@ async fn hold(
     let mut recovered = false;
     let mut broke = false;
     loop {
+        listen::followed(session, &bound).await;
         // Calls that met the loss hear of it, and whoever restored the session, the first that comes after.
         let news = (recovered && bound.lossy) || bound.untold.load(Ordering::Relaxed);
         if news && !restore::is_repeatable(core, session, credentials, &bound, held).await {
@@ -130,7 +131,6 @@ async fn hold(
         upstream::discard(looked);
         (bound, origin) = recover::bind(core, session, credentials, Some(lost)).await?;
         arrived.seen.recovered();
-        listen::followed(session, &bound).await;
     }
 }
 

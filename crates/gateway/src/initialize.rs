@@ -142,7 +142,10 @@ async fn ask(
                 return Err(NoAnswer::Fault(Fault::UpstreamGarbled));
             };
             core.counts(route).opened.up();
-            let session_id = headers.get(MCP_SESSION_ID).cloned();
+            // Copied: a header's value holds on to the buffer that the whole head was read into, for as long as it
+            // lives, and this one lives as long as the session.
+            let session_id =
+                headers.get(MCP_SESSION_ID).and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
             let address = Address { session_id, version: Some(version), cookies, ..Address::default() };
             Ok(Answer { result, address })
         }

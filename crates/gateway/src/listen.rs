@@ -55,8 +55,8 @@ type Client = mpsc::Sender<Bytes>;
 pub struct Listener {
     /// Takes the client's next stream.
     handed: mpsc::Sender<Client>,
-    /// The generation in which the upstream's stream is open, or was last; 0 before the first.
-    open_in: watch::Receiver<u32>,
+    /// The last generation whose calls need not wait for it: it is open there, or has kept them waiting long enough.
+    reached: Arc<watch::Sender<u32>>,
 }
 
 /// Opens a stream for a client, or resumes one after `last_event_id`.
@@ -75,8 +75,8 @@ pub async fn listen(
     let resumed = last_event_id.and_then(|id| Tagger::new(&core.app, &bound).own_event_id(id));
     let (client, channel) = mpsc::channel(QUEUE);
     let (handed, takeover) = mpsc::channel(1);
-    let (opened, open_in) = watch::channel(0);
-    let listener = Listener { handed, open_in };
+    // Nor need they wait for its beginning.
+    let listener = Listener { handed, reached: Arc::new(watch::Sender::new(bound.generation)) };
     if resumed.is_none() && !hand_over(&session, &client, &listener).await {
         return Ok(reply::channel(&core.app, channel));
     }
@@ -90,7 +90,6 @@ pub async fn listen(
         client,
         idle: Vec::new(),
         listener,
-        opened,
         takeover,
         last_event_id: resumed,
         _in_use: in_use,
@@ -109,13 +108,22 @@ pub async fn listen(
     }
 }
 
-/// Waits until the client's standing stream, if it has one, is open in this binding: the upstream may ask there what
-/// it needs for a call, and what it says before that reaches nobody.
+/// Waits until the client's standing stream, if it has one, has followed into this binding: the upstream may ask there
+/// what it needs for a call, and what it says before that reaches nobody.
 pub async fn followed(session: &Session, bound: &Bound) {
-    let Some(mut listener) = lock(&session.listener).clone() else { return };
-    let opened = listener.open_in.wait_for(|generation| *generation >= bound.generation);
-    // Whether it is open, has ended, or takes too long: the call goes on.
-    let _ = tokio::time::timeout(FOLLOW, opened).await;
+    let reached = match &*lock(&session.listener) {
+        Some(listener) if *listener.reached.borrow() < bound.generation => Arc::clone(&listener.reached),
+        _ => return,
+    };
+    let mut following = reached.subscribe();
+    let there = following.wait_for(|generation| *generation >= bound.generation);
+    if tokio::time::timeout(FOLLOW, there).await.is_err() {
+        reach(&reached, bound.generation);
+    }
+}
+
+fn reach(reached: &watch::Sender<u32>, generation: u32) {
+    reached.send_if_modified(|before| std::mem::replace(before, generation.max(*before)) < generation);
 }
 
 /// Gives the client's new stream to the task that reads this session's upstream stream. If there is none, says so
@@ -165,8 +173,6 @@ struct Stream {
     /// Streams that the client opened before. Closing them would make it come back and take over again.
     idle: Vec<Client>,
     listener: Listener,
-    /// What [`Listener`] tells others.
-    opened: watch::Sender<u32>,
     takeover: mpsc::Receiver<Client>,
     /// The last event id that the upstream gave in the present binding.
     last_event_id: Option<Vec<u8>>,
@@ -191,7 +197,7 @@ impl Stream {
             let sent = upstream::send(endpoint, &self.bound.address, Method::GET, headers, Bytes::new());
             let answer = sent.await.map_err(upstream::fault_of)?;
             if answer.status.is_success() && upstream::is_event_stream(&answer.headers) {
-                self.opened.send_replace(self.bound.generation);
+                reach(&self.listener.reached, self.bound.generation);
                 return Ok(Opened::Stream(answer.body));
             }
             let status = answer.status;
@@ -268,19 +274,9 @@ impl Stream {
                 return End::Broken;
             }
             let piece = tokio::select! {
-                frame = upstream::next_frame(&mut body, &mut decoder) => match frame {
-                    Ok(Some(frame)) => self.outward(&frame),
-                    Ok(None) => return End::Broken,
-                    Err(error) => {
-                        tracing::debug!(%error, "an upstream stream broke");
-                        return End::Broken;
-                    }
-                },
-                _ = heartbeat.tick() => {
-                    self.beat_idle();
-                    Some(Bytes::from_static(sse::HEARTBEAT))
-                }
-                () = rebound => None,
+                // In this order: a client that was told that its new stream is open gets the next event there.
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return End::Over,
                 Some(next) = self.takeover.recv() => {
                     self.switch(next);
                     None
@@ -289,7 +285,19 @@ impl Stream {
                     true => None,
                     false => return End::Over,
                 },
-                _ = stop.wait_for(|stop| *stop) => return End::Over,
+                () = rebound => None,
+                _ = heartbeat.tick() => {
+                    self.beat_idle();
+                    Some(Bytes::from_static(sse::HEARTBEAT))
+                }
+                frame = upstream::next_frame(&mut body, &mut decoder) => match frame {
+                    Ok(Some(frame)) => self.outward(&frame),
+                    Ok(None) => return End::Broken,
+                    Err(error) => {
+                        tracing::debug!(%error, "an upstream stream broke");
+                        return End::Broken;
+                    }
+                },
             };
             if let Some(piece) = piece
                 && !self.deliver(piece, stop).await
@@ -303,6 +311,9 @@ impl Stream {
     async fn deliver(&mut self, piece: Bytes, stop: &mut watch::Receiver<bool>) -> bool {
         loop {
             let next = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return false,
+                Some(next) = self.takeover.recv() => Some(next),
                 room = self.client.reserve() => match room {
                     Ok(room) => {
                         room.send(piece);
@@ -310,8 +321,6 @@ impl Stream {
                     }
                     Err(_) => None,
                 },
-                Some(next) = self.takeover.recv() => Some(next),
-                _ = stop.wait_for(|stop| *stop) => return false,
             };
             match next {
                 Some(next) => self.switch(next),
@@ -457,6 +466,7 @@ impl Drop for Stream {
     /// However it ends, also before it began: nothing is handed to a stream that is gone.
     fn drop(&mut self) {
         self.resign(&mut lock(&self.session.listener));
+        reach(&self.listener.reached, u32::MAX);
     }
 }
 

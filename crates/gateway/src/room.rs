@@ -99,6 +99,10 @@ impl Placed {
         place: Option<Place>,
         taken: Option<Rc<Taken>>,
     ) -> Response<Placed> {
+        // Of an answer whose client gives no room at all, not even the first piece is asked for.
+        if let Some(taken) = taken.as_ref().filter(|_| !response.body().is_end_stream()) {
+            taken.since.set(Some(Instant::now()));
+        }
         response.map(|body| Placed { body, rest: Bytes::new(), place, taken })
     }
 

@@ -98,6 +98,8 @@ impl Gateway {
     /// [`StartError`]; nothing is left running then.
     pub fn start(mut config: Config, effects: Effects) -> Result<Self, StartError> {
         config.check()?;
+        // The first draw of the process seeds the generator, which takes tens of milliseconds: meanwhile, not after.
+        std::thread::spawn(move || effects.bytes::<1>());
         config.resolve(&|name| std::env::var(name).ok())?;
         let destinations = destination::of_routes(&config)?;
         let keys = LiveKeys::open(&state_dir(&config)?.join(keys::FILE), effects)?;

@@ -382,7 +382,8 @@ async fn ask_unbounded(
         if let Ok(Envelope { message: Message::Response { outcome: Outcome::Result(span), .. }, .. }) =
             Envelope::parse(&message, &limits)
         {
-            return Ok(Own::Result(message.slice(span), headers));
+            // Copied: what is kept of it would hold on to the buffer that it was read into.
+            return Ok(Own::Result(Bytes::copy_from_slice(&message[span]), headers));
         }
     }
     Ok(Own::Refused(Refusal { status, headers, body: message }))
