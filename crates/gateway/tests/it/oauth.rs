@@ -224,7 +224,7 @@ fn metadata_are_the_upstreams_but_about_the_gateway() {
     // The name is the client's own, and the scheme is what the proxy says that it came through, if it is believed.
     let named = client.with("host", "localhost:99").with("x-forwarded-proto", "https");
     let answer = named.at("/.well-known/oauth-protected-resource/files/mcp").get();
-    assert_eq!(parse(&answer.body)["resource"], "http://localhost:99/files/mcp");
+    assert_eq!(parse(&answer.body)["resource"], "https://localhost:99/files/mcp");
     let stranger = client.with("host", "evil.example").at("/.well-known/oauth-protected-resource/files/mcp");
     assert_eq!(stranger.get().status, 403);
     // Routes that pass nothing on have none.
