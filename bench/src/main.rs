@@ -39,6 +39,7 @@ use upstream::Upstream;
 
 /// Measure what a proxy costs per request, and what sessions cost; prints tables in Markdown.
 #[derive(Parser)]
+#[command(args_override_self = true)]
 struct Arguments {
     /// The gateway.
     #[arg(long, value_name = "FILE", default_value = "throughline")]
