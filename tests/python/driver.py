@@ -65,8 +65,8 @@ class Driver:
     async def drive(self) -> None:
         while line := await asyncio.to_thread(sys.stdin.readline):
             command = json.loads(line)
-            run = getattr(self, command.pop("do"))
             try:
+                run = getattr(self, command.pop("do"))
                 self.finish(done=await run(**command))
             except Exception as error:
                 self.finish(failed=failure(error))

@@ -1,7 +1,8 @@
 //! The program between real servers and real clients.
 //!
 //! Every test runs the built `throughline` in front of a real MCP server (on rmcp, or on the official Python
-//! SDK in either major version), and kills, with SIGKILL, what the promise under test says may be killed.
+//! SDK in either major version; in `peers` on the TypeScript SDK too, and beside clients that others wrote), and
+//! kills, with SIGKILL, what the promise under test says may be killed.
 //! `baseline` holds the same servers and clients against each other with nothing in between, so that what
 //! fails there is not the gateway's fault.
 #![cfg(test)]

@@ -28,6 +28,10 @@ fn it_keeps_its_session(client: &str) {
     let mut upstream = Upstream::rmcp();
     let mut gateway = Gateway::start(&upstream.url(), &[]);
     keeps_its_session_through_kills(client, &mut upstream, &mut gateway);
+    // Nor did it begin anew by itself, as mcp-remote would.
+    let log = gateway.log();
+    let (_, behind) = log.split_once(r#""origin":"restored""#).expect("a recovery");
+    assert!(!behind.contains(r#""origin":"new""#), "{log}");
 }
 
 fn it_hears_and_answers(client: &str) {
