@@ -1,5 +1,6 @@
 //! From a destination to a connection: name, socket, proxy, encryption, protocol.
 
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio_rustls::TlsConnector;
 
 use super::destination::{Destination, Tls};
 use super::http::SendError;
-use super::socket::SharedSocket;
+use super::socket::{SharedSocket, Socket};
 use crate::config::Proxy;
 use crate::sockets;
 
@@ -30,9 +31,9 @@ const MAX_PROXY_HEAD: usize = 8 * 1024;
 /// A new connection, by the protocol that it speaks.
 pub(super) enum Link {
     /// HTTP/1.1: one request at a time.
-    One(http1::SendRequest<Full<Bytes>>, Rc<TcpStream>),
+    One(http1::SendRequest<Full<Bytes>>, Socket),
     /// HTTP/2: many.
-    Many(http2::SendRequest<Full<Bytes>>, Rc<TcpStream>),
+    Many(http2::SendRequest<Full<Bytes>>, Socket),
 }
 
 /// Why there is no connection.
@@ -82,24 +83,24 @@ async fn once(to: &Destination) -> Result<Link, Failed> {
     socket.set_nodelay(true)?;
     sockets::notice_death(&socket, sockets::TAKES_NOTHING)?;
     match &to.tls {
-        None => one(Rc::new(socket)).await,
+        None => one(Rc::new(RefCell::new(socket))).await,
         Some(tls) => {
             if let Some(proxy) = &to.proxy {
                 tunnel(&mut socket, proxy, to).await?;
             }
-            encrypted(Rc::new(socket), tls).await
+            encrypted(Rc::new(RefCell::new(socket)), tls).await
         }
     }
 }
 
-async fn one(socket: Rc<TcpStream>) -> Result<Link, Failed> {
+async fn one(socket: Socket) -> Result<Link, Failed> {
     let io = TokioIo::new(SharedSocket(Rc::clone(&socket)));
     let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
     run(connection);
     Ok(Link::One(sender, socket))
 }
 
-async fn encrypted(socket: Rc<TcpStream>, tls: &Tls) -> Result<Link, Failed> {
+async fn encrypted(socket: Socket, tls: &Tls) -> Result<Link, Failed> {
     let connector = TlsConnector::from(std::sync::Arc::clone(&tls.config));
     let stream = connector.connect(tls.name.clone(), SharedSocket(Rc::clone(&socket))).await?;
     let speaks_many = stream.get_ref().1.alpn_protocol() == Some(b"h2");

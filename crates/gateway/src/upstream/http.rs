@@ -22,14 +22,13 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use throughline_store::Millis;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::certainty;
 use super::connect::{self, Link, ONE_ATTEMPT};
 use super::destination::Destination;
 use super::many::{Many, Stream};
-use super::socket::is_quiet;
+use super::socket::{Socket, is_quiet};
 use crate::effects::Effects;
 
 /// Connections kept for the next request, per core and endpoint. More may be open while requests are in flight.
@@ -72,7 +71,7 @@ pub struct Endpoint {
 
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    socket: Rc<TcpStream>,
+    socket: Socket,
 }
 
 struct Idle {

@@ -7,10 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http2::SendRequest;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::socket;
+use super::socket::{self, Socket};
 
 /// Requests in flight on one connection; the next opens another. Servers allow at least so many, as RFC 9113
 /// (6.5.2) recommends; where one allows less, requests wait for their turn.
@@ -23,7 +22,7 @@ pub(super) struct Many(RefCell<Vec<Rc<Line>>>);
 /// One connection.
 struct Line {
     sender: SendRequest<Full<Bytes>>,
-    socket: Rc<TcpStream>,
+    socket: Socket,
     streams: Cell<usize>,
     /// The upstream takes nothing new on it.
     retired: Cell<bool>,
@@ -84,7 +83,7 @@ impl Many {
     }
 
     /// A place on a connection that was just made; on another that was faster, so that one remains.
-    pub(super) fn enter(&self, sender: SendRequest<Full<Bytes>>, socket: Rc<TcpStream>) -> Stream {
+    pub(super) fn enter(&self, sender: SendRequest<Full<Bytes>>, socket: Socket) -> Stream {
         let mut lines = self.0.borrow_mut();
         lines.retain(|line| !line.retired.get() && !line.sender.is_closed());
         if let Some(faster) = lines.iter().find(|line| line.has_room()) {
