@@ -3,13 +3,12 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 
 use serde_json::Value;
 use throughline_gateway::config::{AdminAddress, Anonymous, StoreUrl};
 use throughline_gateway::{Config, Effects, Gateway};
 
-use crate::harness::{Client, Clock, Gate, Gw, Session, Upstream, call, initialize_body, request, until};
+use crate::harness::{Client, Clock, Gw, Session, Upstream, call, initialize_body, request, until};
 
 fn start(upstream: &Upstream) -> Gw {
     Gw::start_with(upstream, |config| config.admin = Some("127.0.0.1:0".parse().unwrap()))
@@ -199,14 +198,7 @@ fn an_issued_session_that_only_the_store_has_is_removed_too() {
 fn a_keyed_session_is_removed_also_while_a_call_is_under_way() {
     let upstream = Upstream::start();
     let gateway = start(&upstream);
-    let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
-    upstream.script(move |request, _| {
-        if request.tool() == "slow" {
-            held.wait();
-        }
-        None
-    });
+    let gate = upstream.hold(|request| request.tool() == "slow");
     (1..=3).for_each(|n| assert_eq!(gateway.client().post(call("1", "count")).tool_text(), n.to_string()));
     let slow = gateway.client().begin("POST", call("1", "slow"));
     upstream.wait_for("tools/call", 4);

@@ -148,14 +148,7 @@ fn connections_are_used_again() {
 fn an_answer_that_does_not_begin_in_time_is_a_timeout() {
     let upstream = Upstream::start();
     let gateway = Gw::start_with(&upstream, |config| config.timeouts.first_byte = Duration::from_millis(300));
-    let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
-    upstream.script(move |request, _| {
-        if matches!(request.rpc().as_str(), "tools/call" | "prompts/list") {
-            held.wait();
-        }
-        None
-    });
+    let gate = upstream.hold(|request| matches!(request.rpc().as_str(), "tools/call" | "prompts/list"));
     let session = Session::open(&gateway.client());
     for body in [call("7", "count"), request("7", "prompts/list", "{}")] {
         let answer = session.post(body);

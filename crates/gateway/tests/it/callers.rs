@@ -2,7 +2,7 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::harness::{Client, Gate, Gw, Session, Upstream, call, request};
+use crate::harness::{Client, Gw, Session, Upstream, call, request};
 
 fn config(keys: &[(&str, &str, &str)], rest: &str) -> String {
     let keys = keys.iter().map(|(name, key, kind)| {
@@ -162,14 +162,7 @@ fn a_caller_has_only_so_many_requests_under_way() {
     let gateway = Gw::start_file(&upstream, &config(&keys, "[limits]\nrequests_per_caller = 2\n"));
     let (alice, bob) = (with_key(&gateway, ALICE), with_key(&gateway, BOB));
     assert_eq!(count(&alice), "1");
-    let gate = std::sync::Arc::new(Gate::default());
-    let held = std::sync::Arc::clone(&gate);
-    upstream.script(move |request, _| {
-        if request.tool() == "count" && request.text().contains("slow") {
-            held.wait();
-        }
-        None
-    });
+    let gate = upstream.hold(|request| request.tool() == "count" && request.text().contains("slow"));
     let slow =
         || alice.begin("POST", request("1", "tools/call", r#"{"name":"count","arguments":{"slow":1}}"#));
     let (waiting, leaving) = (slow(), slow());

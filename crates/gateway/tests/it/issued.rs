@@ -1,7 +1,5 @@
 //! A client that echoes its id keeps its session, however the upstream loses its own.
 
-use std::sync::Arc;
-
 use crate::harness::{
     Answer, Answers, Gw, Request, Session, Upstream, call, initialize_body, json, parse, refused, request,
     rpc_error, sse,
@@ -362,14 +360,7 @@ fn a_warm_session_that_died_meanwhile_is_replaced() {
 fn the_answer_to_initialize_is_asked_for_once_by_fifty_clients_at_once() {
     let upstream = Upstream::start();
     let gateway = Gw::start(&upstream);
-    let gate = Arc::new(crate::harness::Gate::default());
-    let held = Arc::clone(&gate);
-    upstream.script(move |request, _| {
-        if request.rpc() == "initialize" {
-            held.wait();
-        }
-        None
-    });
+    let gate = upstream.hold(|request| request.rpc() == "initialize");
     let client = gateway.client();
     let sent: Vec<_> = (0..50).map(|_| client.begin("POST", initialize_body("2025-06-18", "{}"))).collect();
     upstream.wait_for("initialize", 1);

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use crate::harness::{
-    Answer, Answers, Client, Gate, Gw, Session, Upstream, call, initialize_body, json, request, sse,
+    Answer, Answers, Client, Gw, Session, Upstream, call, initialize_body, json, request, sse,
 };
 
 #[test]
@@ -114,14 +114,7 @@ fn an_error_comes_back_under_the_callers_id_too() {
 fn two_callers_with_one_id_get_their_own_answers() {
     let upstream = Upstream::start();
     let gateway = Gw::start(&upstream);
-    let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
-    upstream.script(move |request, _| {
-        if request.tool() == "slow" {
-            held.wait();
-        }
-        None
-    });
+    let gate = upstream.hold(|request| request.tool() == "slow");
     let client = gateway.client();
     let ask = |name: &str, who: &str| {
         client.begin(
@@ -187,14 +180,7 @@ fn progress_comes_back_under_the_callers_token_and_nobody_elses_comes_at_all() {
 fn a_cancellation_is_passed_on_only_where_it_can_mean_one_request() {
     let upstream = Upstream::start();
     let gateway = Gw::start(&upstream);
-    let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
-    upstream.script(move |request, _| {
-        if request.tool() == "slow" {
-            held.wait();
-        }
-        None
-    });
+    let gate = upstream.hold(|request| request.tool() == "slow");
     let client = gateway.client();
     let cancel = |id: &str| {
         let params = format!(r#"{{"requestId":{id},"reason":"enough"}}"#);
@@ -258,14 +244,7 @@ fn anonymous_callers_share_with_a_file_only_if_it_says_so() {
 fn an_isolated_caller_that_leaves_leaves_no_upstream_session() {
     let upstream = Upstream::start();
     let gateway = Gw::start(&upstream);
-    let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
-    upstream.script(move |request, _| {
-        if request.tool() == "slow" {
-            held.wait();
-        }
-        None
-    });
+    let gate = upstream.hold(|request| request.tool() == "slow");
     let sent = gateway.client().with("via", "1.1 proxy").begin("POST", call("1", "slow"));
     upstream.wait_for("tools/call", 1);
     drop(sent);

@@ -2,9 +2,8 @@
 //! what clients did.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use crate::harness::{Client, Gate, Gw, Session, Upstream, call, lines, logged, request, until};
+use crate::harness::{Client, Gw, Session, Upstream, call, lines, logged, request, until};
 
 /// A scrape: each sample's value, by name and labels as they are written.
 struct Scrape {
@@ -121,14 +120,7 @@ fn a_recovery_is_counted_once_however_many_wait_for_it() {
 fn calls_without_their_client_are_counted_while_they_go_on() {
     let upstream = Upstream::start();
     let gateway = Gw::start(&upstream);
-    let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
-    upstream.script(move |request, _| {
-        if request.tool() == "slow" {
-            held.wait();
-        }
-        None
-    });
+    let gate = upstream.hold(|request| request.tool() == "slow");
     let session = Session::open(&gateway.client());
     let sent = session.client.begin("POST", call("1", "slow"));
     upstream.wait_for("tools/call", 1);

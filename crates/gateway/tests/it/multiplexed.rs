@@ -1,10 +1,9 @@
 //! An upstream over HTTP/2: many requests on one connection, and the same certainty about what was executed.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::harness::{
-    Answers, Certificates, Fate, Front, Gate, Gw, Request, Session, Upstream, call, logged, request,
+    Answers, Certificates, Fate, Front, Gw, Request, Session, Upstream, call, logged, request,
 };
 
 struct Setting {
@@ -45,14 +44,7 @@ fn many_requests_share_a_connection() {
     let (upstream, gateway) = (&setting.upstream, setting.gateway());
     let session = Session::open(&gateway.client().with("authorization", "Bearer h2-t0ken-5520"));
     assert_eq!(session.count(), "1");
-    let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
-    upstream.script(move |request, _| {
-        if request.tool() == "slow" {
-            held.wait();
-        }
-        None
-    });
+    let gate = upstream.hold(|request| request.tool() == "slow");
     let calls: Vec<_> = (0..20).map(|_| session.client.begin("POST", call("1", "slow"))).collect();
     upstream.wait_for("tools/call", 21);
     gate.open();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::harness::{Answers, Clock, Gate, Gw, Session, Upstream, call, initialize_body, logged, request};
+use crate::harness::{Answers, Clock, Gw, Session, Upstream, call, initialize_body, logged, request};
 use throughline_gateway::Config;
 
 #[test]
@@ -26,14 +26,7 @@ fn it_says_that_it_is_well_and_which_instance_it_is() {
 fn requests_in_flight_end_before_it_stops() {
     let upstream = Upstream::start();
     let mut gateway = Gw::start(&upstream);
-    let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
-    upstream.script(move |request, _| {
-        if request.tool() == "slow" {
-            held.wait();
-        }
-        None
-    });
+    let gate = upstream.hold(|request| request.tool() == "slow");
     let session = Session::open(&gateway.client());
     let slow = session.client.begin("POST", call("1", "slow"));
     upstream.wait_for("tools/call", 1);

@@ -63,14 +63,7 @@ fn the_client_that_started_a_recovery_can_leave_the_others_with_it() {
     let session = Session::open(&gateway.client());
     session.count();
     upstream.server().lose_sessions();
-    let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
-    upstream.script(move |request, _| {
-        if request.rpc() == "initialize" {
-            held.wait();
-        }
-        None
-    });
+    let gate = upstream.hold(|request| request.rpc() == "initialize");
     let first = session.client.begin("POST", request("\"first\"", "tools/list", "{}"));
     upstream.wait_for("initialize", 2);
     let others: Vec<_> =
@@ -89,14 +82,7 @@ fn a_client_that_leaves_does_not_take_its_call_with_it() {
     let session = Session::open(&gateway.client());
     session.count();
     upstream.server().lose_sessions();
-    let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
-    upstream.script(move |request, _| {
-        if request.rpc() == "initialize" {
-            held.wait();
-        }
-        None
-    });
+    let gate = upstream.hold(|request| request.rpc() == "initialize");
     let call = session.client.begin("POST", call("1", "count"));
     upstream.wait_for("initialize", 2);
     drop(call);
@@ -134,14 +120,7 @@ fn a_deleted_session_is_not_revived_by_a_recovery_under_way() {
     let session = Session::open(&gateway.client());
     session.count();
     upstream.server().lose_sessions();
-    let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
-    upstream.script(move |request, _| {
-        if request.rpc() == "initialize" {
-            held.wait();
-        }
-        None
-    });
+    let gate = upstream.hold(|request| request.rpc() == "initialize");
     let call = session.client.begin("POST", call("1", "count"));
     upstream.wait_for("initialize", 2);
     assert_eq!(session.client.delete().status, 200);

@@ -14,7 +14,7 @@ use throughline_wire::envelope::{self, Envelope, Limits, Message};
 
 use super::http::{Framing, Headers, head};
 use super::server::Server;
-use super::{PATIENCE, parse};
+use super::{Gate, PATIENCE, parse};
 
 /// A request as it arrived.
 #[derive(Debug)]
@@ -204,6 +204,19 @@ impl Upstream {
         script: impl Fn(&Request, &Server) -> Option<Answer> + Send + Sync + 'static,
     ) {
         *self.inner.script.lock().unwrap() = Arc::new(script);
+    }
+
+    /// Requests like this one wait, from now on, until the gate is opened; then they are the server's.
+    pub(crate) fn hold(&self, which: impl Fn(&Request) -> bool + Send + Sync + 'static) -> Arc<Gate> {
+        let gate = Arc::new(Gate::default());
+        let held = Arc::clone(&gate);
+        self.script(move |request, _| {
+            if which(request) {
+                held.wait();
+            }
+            None
+        });
+        gate
     }
 
     pub(crate) fn server(&self) -> &Arc<Server> {
