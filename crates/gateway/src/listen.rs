@@ -203,7 +203,10 @@ impl Stream {
             let status = answer.status;
             let looked = Looked::at(answer, 4096).await.map_err(upstream::fault_of)?;
             let verdict = looked.verdict(self.bound.address.session_id.is_some());
-            let lost = self.is_lost(status, verdict).await.filter(|_| !recovered);
+            let lost = match recovered {
+                true => None,
+                false => self.is_lost(status, verdict).await,
+            };
             if lost.is_none() && upstream::is_challenge(status, &looked.headers) {
                 return Err(challenge(looked).await);
             }
