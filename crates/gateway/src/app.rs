@@ -19,6 +19,7 @@ use crate::principal::Directory;
 use crate::probe::EraCache;
 use crate::room::Room;
 use crate::session::Table;
+use crate::texts::Texts;
 use crate::upstream::destination::Destination;
 use crate::upstream::http::Endpoint;
 
@@ -38,6 +39,8 @@ pub struct App {
     pub routes: Vec<Arc<Route>>,
     /// Live sessions.
     pub sessions: Table,
+    /// Parameters that many of them have in common.
+    pub texts: Texts,
     /// Which gateway process this is: random, new at each start. Part of ids that must be unique over replicas.
     pub instance: String,
     /// The same, for the header.
@@ -99,6 +102,7 @@ impl App {
         Arc::new(App {
             routes: routes.collect(),
             sessions: Table::default(),
+            texts: Texts::default(),
             instance_header: HeaderValue::from_str(&instance).unwrap_or(HeaderValue::from_static("unknown")),
             instance,
             directory: Directory::new(&config.callers, &keys),

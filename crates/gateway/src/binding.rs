@@ -124,7 +124,7 @@ impl Slot {
     pub fn of_record(app: &App, route: usize, key: RecordKey, record: &Record) -> Slot {
         match &record.state {
             State::Deleted => Slot::Closed,
-            State::Open { binding, generation } => {
+            State::Open { binding, generation, .. } => {
                 match binding.as_ref().and_then(|binding| Bound::unseal(app, route, key, binding)) {
                     Some(bound) => Slot::Bound(Arc::new(bound)),
                     None => Slot::Empty { generation: *generation },

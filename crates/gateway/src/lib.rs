@@ -47,6 +47,7 @@ pub mod serve;
 pub mod session;
 pub mod sockets;
 pub mod tally;
+pub mod texts;
 pub mod tls;
 pub mod translate;
 pub mod upstream;

@@ -232,7 +232,9 @@ async fn make(core: &Rc<Core>, session: &Arc<Session>, credentials: &Credentials
             app.store_failed(StoreOperation::Get, &error);
         }
         let record = session.record();
-        let State::Open { binding, generation } = &record.state else { return Err(Fault::SessionUnknown) };
+        let State::Open { binding, generation, .. } = &record.state else {
+            return Err(Fault::SessionUnknown);
+        };
         let newer = binding.as_ref().filter(|binding| binding.generation > lost.unwrap_or(0));
         if let Some(bound) =
             newer.and_then(|binding| Bound::unseal(app, session.route.index, session.key, binding))
@@ -260,7 +262,7 @@ async fn make(core: &Rc<Core>, session: &Arc<Session>, credentials: &Credentials
         });
         let sealed = bound.seal(app, session.key);
         let stored = session.update(app, |record| match &mut record.state {
-            State::Open { binding, generation: current } if *current == generation => {
+            State::Open { binding, generation: current, .. } if *current == generation => {
                 *binding = Some(sealed.clone());
                 *current = generation + 1;
                 true

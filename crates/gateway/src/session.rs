@@ -135,8 +135,8 @@ impl Session {
             principal,
             created: now,
             expires,
-            state: State::Open { binding: None, generation: 0 },
-            initialize: params.raw.clone(),
+            state: State::Open { binding: None, generation: 0, lease: None },
+            initialize: app.texts.share(&params.raw),
             initialized: false,
             restore: Vec::new(),
         };
@@ -144,7 +144,8 @@ impl Session {
     }
 
     /// A session as its record has it.
-    fn stored(app: &App, kind: Kind, route: &Arc<Route>, key: RecordKey, stored: Stored) -> Self {
+    fn stored(app: &App, kind: Kind, route: &Arc<Route>, key: RecordKey, mut stored: Stored) -> Self {
+        stored.record.initialize = app.texts.share(&stored.record.initialize);
         let slot = Slot::of_record(app, route.index, key, &stored.record);
         let known = Known { record: stored.record, version: Some(stored.version) };
         Self::with(kind, route, key, known, slot, app.effects.now())

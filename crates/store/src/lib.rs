@@ -27,7 +27,7 @@ pub use embedded::Embedded;
 pub use embedded::salvage::{Salvaged, salvage};
 pub use error::StoreError;
 pub use memory::Memory;
-pub use record::{Binding, Kind, Millis, Record, RecordKey, RestoreStep, State, Stored, Version};
+pub use record::{Binding, Kind, Lease, Millis, Record, RecordKey, RestoreStep, State, Stored, Version};
 pub use watch::{Changed, Watch};
 
 /// What a compare-and-set did.

@@ -2,6 +2,7 @@
 //! the one that wrote it, so members are only ever added, with a default.
 
 use std::fmt;
+use std::sync::Arc;
 
 use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -69,9 +70,10 @@ pub struct Record {
     pub expires: Millis,
     /// Whether the session lives.
     pub state: State,
-    /// The client's `initialize` params as raw JSON, replayed byte for byte at a recovery.
-    #[serde(default)]
-    pub initialize: String,
+    /// The client's `initialize` params as raw JSON, replayed byte for byte at a recovery. Shared: clients of
+    /// one kind send the same.
+    #[serde(default, with = "shared_text")]
+    pub initialize: Arc<str>,
     /// Whether the client has sent `notifications/initialized`.
     #[serde(default)]
     pub initialized: bool,
@@ -92,9 +94,21 @@ pub enum State {
         /// The last generation given out, of whichever binding.
         #[serde(default)]
         generation: u32,
+        /// Who is making the next binding. No fence: the compare-and-set of the binding decides.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lease: Option<Box<Lease>>,
     },
     /// The client ended it. Final until the record expires.
     Deleted,
+}
+
+/// The word of one replica that it is making a session's next binding, so that others wait for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Which replica: the name that the gateway gave itself.
+    pub holder: String,
+    /// When it no longer counts, whatever became of its holder.
+    pub until: Millis,
 }
 
 /// The upstream session that a session of ours now uses.
@@ -138,6 +152,19 @@ impl Stored {
     /// Whether the record still counts at `now`.
     pub(crate) fn lives(&self, now: Millis) -> bool {
         self.record.expires > now
+    }
+}
+
+/// Text that many records have in common.
+mod shared_text {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+        String::deserialize(deserializer).map(Arc::from)
     }
 }
 

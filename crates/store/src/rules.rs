@@ -39,7 +39,7 @@ pub(crate) fn tombstone(route: [u8; 8], principal: [u8; 16], now: Millis, expire
         created: now,
         expires,
         state: State::Deleted,
-        initialize: String::new(),
+        initialize: "".into(),
         initialized: false,
         restore: Vec::new(),
     }

@@ -243,7 +243,7 @@ fn of_session(app: &App, session: &Session, used: Millis, now: Millis) -> Option
 
 /// A session that only the store has. None for a tombstone.
 fn of_record(app: &App, key: RecordKey, stored: &Stored, now: Millis) -> Option<View> {
-    let State::Open { binding, generation } = &stored.record.state else { return None };
+    let State::Open { binding, generation, .. } = &stored.record.state else { return None };
     let route = app.routes.iter().find(|route| route.digest == stored.record.route);
     let kind = match stored.record.kind {
         RecordKind::Issued => Kind::Issued,

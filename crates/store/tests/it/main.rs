@@ -43,8 +43,8 @@ fn record(generation: u32) -> Record {
         principal: PRINCIPAL,
         created: NOW,
         expires: LATER,
-        state: State::Open { binding: Some(binding), generation },
-        initialize: format!(r#"{{"protocolVersion": "2025-11-25",  "n":{generation}.0}}"#),
+        state: State::Open { binding: Some(binding), generation, lease: None },
+        initialize: format!(r#"{{"protocolVersion": "2025-11-25",  "n":{generation}.0}}"#).into(),
         initialized: true,
         restore: vec![RestoreStep {
             key: "log".to_owned(),
