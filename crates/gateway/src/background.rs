@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use throughline_store::{Millis, RecordKey};
+use throughline_store::{Cursor, Millis};
 use tokio::time::MissedTickBehavior;
 
 use crate::app::Core;
@@ -81,18 +81,17 @@ async fn release_idle(core: &Rc<Core>, now: Millis) {
 }
 
 /// The same for a page of records: of sessions that an earlier process left, or that had to leave memory.
-async fn release_forgotten(core: &Rc<Core>, after: Option<RecordKey>, now: Millis) -> Option<RecordKey> {
+async fn release_forgotten(core: &Rc<Core>, after: Option<Cursor>, now: Millis) -> Option<Cursor> {
     let app = &core.app;
     let idle = millis(app.config.sessions.idle);
-    let records = match app.store.list(after, FORGOTTEN_BATCH, now).await {
-        Ok(records) => records,
+    let page = match app.store.list(after, FORGOTTEN_BATCH, now).await {
+        Ok(page) => page,
         Err(error) => {
             app.store_failed(StoreOperation::List, &error);
             return after;
         }
     };
-    let last = records.last().map(|(key, _)| *key).filter(|_| records.len() == FORGOTTEN_BATCH);
-    for (key, stored) in records {
+    for (key, stored) in page.records {
         if stored.touched.0.saturating_add(idle) <= now.0
             && app.sessions.get(&key).is_none()
             && let Some(session) = session::of_record(app, key, stored)
@@ -100,7 +99,7 @@ async fn release_forgotten(core: &Rc<Core>, after: Option<RecordKey>, now: Milli
             recover::release(core, &session, &Credentials::NONE).await;
         }
     }
-    last
+    page.next
 }
 
 /// Writes down which sessions were used since `since`.

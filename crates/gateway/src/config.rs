@@ -110,6 +110,8 @@ pub enum StoreUrl {
     /// `embedded:DIR` A database file in this directory, which survives a restart of this one node.
     /// `None` (`embedded:`) is the directory `store` in the state directory.
     Embedded(Option<PathBuf>),
+    /// `redis://HOST` and its relatives: a Redis, which several gateways may share.
+    Redis(Box<throughline_store::Place>),
 }
 
 impl std::str::FromStr for StoreUrl {
