@@ -273,3 +273,6 @@ async fn watch(circuit: &Circuit, dialer: &dyn Dial, server: Option<Host>, renew
         () = moved => End::Moved,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ mod contract;
 mod damage;
 mod embedded;
 mod kill;
+mod redis;
 mod servers;
 
 use throughline_store::{
