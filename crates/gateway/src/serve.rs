@@ -193,6 +193,8 @@ impl Worker {
             };
             let housekeeping =
                 (self.index == 0).then(|| tokio::task::spawn_local(background::run(Rc::clone(&core))));
+            let following = (self.index == 0 && core.app.store.is_shared())
+                .then(|| tokio::task::spawn_local(background::follow(Rc::clone(&core))));
             tokio::task::spawn_local(tidy_pools(Rc::clone(&core)));
             if let (0, Some(tls)) = (self.index, self.tls.clone()) {
                 tokio::task::spawn_local(tls.watch(Arc::clone(&core.app)));
@@ -207,6 +209,9 @@ impl Worker {
             }
             if let Some(housekeeping) = housekeeping {
                 let _ = tokio::time::timeout(LAST_WORDS, housekeeping).await;
+            }
+            if let Some(following) = following {
+                following.abort();
             }
         });
         // Sessions that are being ended upstream, answers on their way: nobody waits for them, so briefly.

@@ -14,8 +14,8 @@ use super::read::{Field, Key, Reader};
 use super::upstream::{forward_header, header_name, header_value};
 use super::value::{self, show_duration};
 use super::{
-    AdminAddress, Anonymous, Answers, Config, ConfigErrors, GIB, KIB, Limits, MIB, Mode, OnStoreMiss, Place,
-    Route, Sessions, Timeouts, Tls, UnsafeAfterLoss, days, hours, minutes,
+    AdminAddress, Anonymous, Answers, Config, ConfigErrors, GIB, KIB, Limits, MIB, Mode, OnStoreFailure,
+    OnStoreMiss, Place, Route, Sessions, Timeouts, Tls, UnsafeAfterLoss, days, hours, minutes,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -113,6 +113,10 @@ const ROUTE: &[Key<Route>] = &[
     Key::new("on_store_miss", |r, f| {
         let choices = [("rebuild", OnStoreMiss::Rebuild), ("not-found", OnStoreMiss::NotFound)];
         f.choice(&mut r.on_store_miss, &choices);
+    }),
+    Key::new("on_store_failure", |r, f| {
+        let choices = [("serve", OnStoreFailure::Serve), ("refuse", OnStoreFailure::Refuse)];
+        f.choice(&mut r.on_store_failure, &choices);
     }),
     Key::new("unsafe_after_loss", |r, f| {
         let choices = [("replay", UnsafeAfterLoss::Replay), ("refuse", UnsafeAfterLoss::Refuse)];

@@ -135,6 +135,7 @@ mode = "stateless"
 anonymous = "shared"
 answers = "json"
 on_store_miss = "not-found"
+on_store_failure = "refuse"
 unsafe_after_loss = "refuse"
 restore.calls = ["set_workspace", "log in"]
 trust_annotations = true
