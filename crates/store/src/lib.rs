@@ -255,6 +255,12 @@ impl Store {
         }
     }
 
+    /// Whether other processes may change what is in it.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Store::Redis(_))
+    }
+
     /// Why the store cannot be used as it should now, in a few words without secrets; `None` when all is well.
     #[must_use]
     pub fn trouble(&self) -> Option<Arc<str>> {
