@@ -44,8 +44,12 @@ pub(super) enum Link {
     Cluster(ClusterConnection),
     /// To something that a test made.
     #[cfg(test)]
-    Scripted(Arc<dyn Fn(&Cmd) -> Boxed<'static, RedisResult<Value>> + Send + Sync>),
+    Scripted(Arc<Scripted>),
 }
+
+/// What a test answers to a command.
+#[cfg(test)]
+pub(super) type Scripted = dyn Fn(&Cmd) -> Boxed<'static, RedisResult<Value>> + Send + Sync;
 
 impl Link {
     /// Sends a command to where its key lives, and waits for its answer as long as that takes.

@@ -6,6 +6,7 @@
     reason = "all of this is test code; clippy only sees that of functions marked #[test]"
 )]
 
+mod any_address;
 mod any_record;
 mod contract;
 mod damage;

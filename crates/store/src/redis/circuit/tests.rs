@@ -1,7 +1,7 @@
 //! The circuit on a paused clock, with something in place of Redis that hangs, refuses or answers as it is told.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use redis::{Cmd, Value};
 use tokio::task::JoinHandle;
