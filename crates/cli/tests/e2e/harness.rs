@@ -7,6 +7,7 @@ mod mcp;
 pub(crate) mod node;
 mod process;
 mod python;
+mod redis;
 mod setup;
 mod upstream;
 
@@ -14,6 +15,7 @@ pub(crate) use client::Client;
 pub(crate) use gateway::Gateway;
 pub(crate) use mcp::{Answer, MODERN, Mcp};
 pub(crate) use process::{Process, until};
+pub(crate) use redis::Redis;
 pub(crate) use upstream::Upstream;
 
 /// Makes a `#[test]` of each function for each upstream that it is to hold for.
