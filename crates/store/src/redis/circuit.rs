@@ -138,11 +138,9 @@ impl Circuit {
             Failure::OutOfMemory(_) | Failure::NoWrites(_) => State::ReadOnly(line, error.clone()),
             Failure::Forbidden(_) | Failure::Unexpected(_) => return error,
         };
-        let open = matches!(next, State::Open { .. });
         self.change(&mut state, next);
         drop(state);
-        let way = if open { "goes on without it" } else { "reads go on" };
-        tracing::warn!(%error, "the session store fails; the gateway {way}");
+        tracing::warn!(%error, "the session store fails");
         self.alarm.notify_one();
         error
     }
