@@ -2,7 +2,7 @@
 
 mod client;
 mod gateway;
-mod http;
+pub(crate) mod http;
 mod mcp;
 pub(crate) mod node;
 mod process;

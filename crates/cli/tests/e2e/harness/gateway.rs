@@ -61,6 +61,11 @@ impl Gateway {
         self.process.kill9();
     }
 
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn terminate(&mut self) {
+        assert!(self.process.terminate(), "it ends well");
+    }
+
     /// Starts it again after [`Gateway::kill9`], with what it had written down until then.
     pub(crate) fn start_again(&mut self) {
         self.process.start_again();
