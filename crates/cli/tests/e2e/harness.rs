@@ -2,8 +2,9 @@
 
 mod client;
 mod gateway;
-mod http;
+pub(crate) mod http;
 mod mcp;
+mod nginx;
 pub(crate) mod node;
 mod process;
 mod python;
@@ -14,6 +15,7 @@ mod upstream;
 pub(crate) use client::Client;
 pub(crate) use gateway::Gateway;
 pub(crate) use mcp::{Answer, MODERN, Mcp};
+pub(crate) use nginx::Balancer;
 pub(crate) use process::{Process, until};
 pub(crate) use redis::Redis;
 pub(crate) use upstream::Upstream;
