@@ -17,7 +17,7 @@ pub(crate) use gateway::Gateway;
 pub(crate) use mcp::{Answer, MODERN, Mcp};
 pub(crate) use nginx::Balancer;
 pub(crate) use process::{Process, until};
-pub(crate) use redis::Redis;
+pub(crate) use redis::{Engine, Redis};
 pub(crate) use upstream::Upstream;
 
 /// Makes a `#[test]` of each function for each upstream that it is to hold for.
