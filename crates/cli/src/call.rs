@@ -6,7 +6,6 @@ mod list;
 mod person;
 mod raw;
 mod show;
-mod text;
 mod tour;
 mod transport;
 

@@ -141,6 +141,12 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Its URL without the query, where some services take their keys.
+    pub(crate) fn shown(&self) -> String {
+        let whole = self.uri.to_string();
+        whole.split('?').next().unwrap_or_default().to_owned()
+    }
+
     /// A request to it, with what every request carries.
     pub(crate) fn request(&self, method: http::Method) -> http::request::Builder {
         let mut request = http::Request::builder().method(method).uri(self.target.clone());

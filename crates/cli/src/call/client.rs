@@ -19,7 +19,8 @@ use serde_json::{Map, Value};
 use super::person::Person;
 use super::raw::Raw;
 use super::transport::{Http, Seen};
-use super::{Era, text};
+use super::Era;
+use crate::text;
 use crate::endpoint::Endpoint;
 
 /// How long a server may take to say which era it speaks, before it is taken for one of the older.

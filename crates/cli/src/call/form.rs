@@ -2,7 +2,7 @@
 
 use serde_json::{Number, Value};
 
-use super::text;
+use crate::text;
 
 /// Longest question that is shown for a field, in characters.
 const SHOWN: usize = 300;

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::client::{Answer, Client, Ended};
-use super::text;
+use crate::text;
 
 /// A server that still has another page then has no end.
 const MAX_PAGES: usize = 1000;

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{Mutex, oneshot};
 
 use super::form::{Field, fields};
-use super::text;
+use crate::text;
 
 /// The client's side of the conversation.
 #[derive(Clone)]

@@ -9,7 +9,7 @@ use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri};
 use throughline_wire::headers::MCP_SESSION_ID;
 
-use super::text;
+use crate::text;
 
 /// So much of a session id tells it from another, and lets nobody use it.
 const ID_SHOWN: usize = 8;
@@ -58,6 +58,7 @@ impl Raw {
         }
         let mut lines = format!("HTTP/1.1 {}\n", response.status());
         add_headers(&mut lines, response.headers());
+        lines.push('\n');
         self.print(number, '<', &lines);
     }
 
@@ -76,7 +77,7 @@ impl Raw {
     fn print(&self, number: Number, direction: char, lines: &str) {
         let shown = self.hide(lines);
         let mut out = String::new();
-        for line in shown.trim_end().lines() {
+        for line in shown.lines() {
             let _ = writeln!(out, "[{}] {direction} {line}", number.0);
         }
         // At once, so that exchanges do not mix within it. Nobody is left to tell if this fails.

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 
 use serde_json::Value;
 
-use super::text;
+use crate::text;
 
 /// Its texts, what stands for the rest, or else its structured content. Ends with a line's end.
 pub(crate) fn result(result: &Value) -> String {

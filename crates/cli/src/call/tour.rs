@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::client::{Answer, Client, Ended};
 use super::list::{self, List};
-use super::{Outcome, text};
+use super::Outcome;
+use crate::text;
 use crate::instance::{self, Shares};
 
 /// How often `whoami` is asked: enough to meet each of three instances, as a rule.
@@ -46,7 +47,9 @@ fn greet(client: &Client) {
     let greeting = &client.greeting.result;
     let method = if client.is_modern() { "server/discover" } else { "initialize" };
     println!("1. Who the server is ({method})");
-    print!("   {}", list::server(client));
+    for line in list::server(client).lines() {
+        println!("   {}", line.trim());
+    }
     if let Some(versions) = greeting["supportedVersions"].as_array() {
         let versions: Vec<_> = versions.iter().filter_map(Value::as_str).collect();
         println!("   It speaks {}.", text::line(&versions.join(", "), SHOWN));

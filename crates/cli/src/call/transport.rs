@@ -22,7 +22,7 @@ use throughline_wire::headers::{LAST_EVENT_ID, MCP_SESSION_ID};
 use throughline_wire::sse::SseDecoder;
 
 use super::raw::{Number, Raw};
-use super::text;
+use crate::text;
 use crate::endpoint::{ConnectError, Endpoint};
 
 /// Longest answer that is read, in bytes.
