@@ -235,6 +235,9 @@ impl Prepared {
     }
 
     fn too_long(&self) -> Ended {
-        Ended::Failed(format!("nothing came of it in {} seconds; --timeout gives it longer", self.patience.as_secs()))
+        Ended::Failed(format!(
+            "nothing came of it in {} seconds; --timeout gives it longer",
+            self.patience.as_secs()
+        ))
     }
 }

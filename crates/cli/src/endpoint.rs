@@ -186,7 +186,9 @@ fn parse_url(url: &str) -> Result<Uri, Usage> {
         return Err(wrong("names no host"));
     }
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err(Usage("the URL holds a user name: give it with --header-env Authorization:VARIABLE".into()));
+        return Err(Usage(
+            "the URL holds a user name: give it with --header-env Authorization:VARIABLE".into(),
+        ));
     }
     let mut parts = uri.into_parts();
     if parts.path_and_query.as_ref().is_none_or(|path| path == "/") {

@@ -41,7 +41,8 @@ impl Shares {
             *known += count;
             return;
         }
-        let name = if self.0.len() < MAX_NAMES { name.chars().take(MAX_NAME).collect() } else { OTHERS.to_owned() };
+        let name =
+            if self.0.len() < MAX_NAMES { name.chars().take(MAX_NAME).collect() } else { OTHERS.to_owned() };
         *self.0.entry(name).or_default() += count;
     }
 

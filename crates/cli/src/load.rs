@@ -147,7 +147,8 @@ fn measure(arguments: Arguments) -> Result<ExitCode, Stopped> {
         Some(tool) => Some((tool.clone(), Value::Object(tool_arguments(&arguments.arguments)?))),
         None => None,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::from)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::from)?;
     let asked = runtime.block_on(prepare(&mut job, asked))?;
     drop(runtime);
 
@@ -246,9 +247,14 @@ async fn attempt<T>(
         Ok(Ok(result)) => Ok(result),
         Ok(Err(failed)) => {
             let says = text::line(&failed.says, SHOWN);
-            Err(Stopped::First(format!("the first call failed, so there is nothing to measure: {}: {says}", failed.kind)))
+            Err(Stopped::First(format!(
+                "the first call failed, so there is nothing to measure: {}: {says}",
+                failed.kind
+            )))
         }
-        Err(_) => Err(Stopped::First("the first call was not answered in time; --timeout gives it longer".into())),
+        Err(_) => {
+            Err(Stopped::First("the first call was not answered in time; --timeout gives it longer".into()))
+        }
     }
 }
 

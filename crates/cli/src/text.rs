@@ -14,7 +14,7 @@ fn is_bidi_control(c: char) -> bool {
 /// The first line of a text, cut to `width` characters.
 pub(crate) fn line(text: &str, width: usize) -> String {
     let text = printable(text);
-    let first = text.trim().lines().next().unwrap_or_default().replace('\t', " ");
+    let first = text.trim().lines().next().unwrap_or_default().trim_end().replace('\t', " ");
     if first.chars().count() <= width {
         return first;
     }

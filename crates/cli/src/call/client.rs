@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use rmcp::model::{CallToolRequestParams, ErrorData, ProtocolVersion, ServerPeerInfo};
 use rmcp::service::{
-    ClientCacheConfig, ClientInitializeError, ClientLifecycleMode, ClientServiceExt, RunningService, ServiceError,
+    ClientCacheConfig, ClientInitializeError, ClientLifecycleMode, ClientServiceExt, RunningService,
+    ServiceError,
 };
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::common::client_side_sse::ExponentialBackoff;
@@ -16,12 +17,12 @@ use rmcp::{Peer, RoleClient};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::Era;
 use super::person::Person;
 use super::raw::Raw;
 use super::transport::{Http, Seen};
-use super::Era;
-use crate::text;
 use crate::endpoint::Endpoint;
+use crate::text;
 
 /// How long a server may take to say which era it speaks, before it is taken for one of the older.
 const DISCOVER: Duration = Duration::from_secs(10);
@@ -114,14 +115,15 @@ impl Client {
         era: Era,
     ) -> Result<Self, Ended> {
         let http = Http::new(Arc::clone(endpoint), raw.cloned());
-        let modern = ClientLifecycleMode::Discover { preferred_versions: vec![ProtocolVersion::V_2026_07_28] };
+        let modern =
+            ClientLifecycleMode::Discover { preferred_versions: vec![ProtocolVersion::V_2026_07_28] };
         let attempt = |mode| begin(http.clone(), endpoint, mode);
         let outcome = match era {
             Era::Legacy => attempt(ClientLifecycleMode::Initialize).await,
             Era::Modern => attempt(modern).await,
             Era::Auto => match tokio::time::timeout(DISCOVER, attempt(modern)).await {
                 Ok(Ok(service)) => Ok(service),
-                Ok(Err(error)) if is_final(&error) => Err(error),
+                Ok(Err(error)) if http.is_hopeless() => Err(error),
                 Ok(Err(_)) | Err(_) => {
                     // What the probe met says nothing of the handshake.
                     http.take_seen();
@@ -210,21 +212,6 @@ async fn begin(
     config.retry_config = Arc::new(retry);
     let transport = StreamableHttpClientTransport::with_client(http, config);
     Person::at_terminal().serve_with_lifecycle(transport, mode).await
-}
-
-/// Whether the other era would meet the same.
-fn is_final(error: &ClientInitializeError) -> bool {
-    let mut source: Option<&dyn std::error::Error> = match error {
-        ClientInitializeError::TransportError { error, .. } => Some(error.error.as_ref()),
-        _ => None,
-    };
-    while let Some(error) = source {
-        if let Some(trouble) = error.downcast_ref::<super::transport::Trouble>() {
-            return trouble.is_final();
-        }
-        source = error.source();
-    }
-    false
 }
 
 fn refused(error: &ClientInitializeError) -> Ended {

@@ -224,8 +224,16 @@ mod tests {
             (json!({"type": "integer", "minimum": 1}), "12", json!(12)),
             (json!({"type": "number", "maximum": 3}), "2.5", json!(2.5)),
             (json!({"type": "boolean"}), "Yes", json!(true)),
-            (json!({"type": "string", "enum": ["s", "m"], "enumNames": ["Small", "Medium"]}), "Small", json!("s")),
-            (json!({"type": "string", "oneOf": [{"const": "2", "title": "two"}, {"const": "1"}]}), "1", json!("1")),
+            (
+                json!({"type": "string", "enum": ["s", "m"], "enumNames": ["Small", "Medium"]}),
+                "Small",
+                json!("s"),
+            ),
+            (
+                json!({"type": "string", "oneOf": [{"const": "2", "title": "two"}, {"const": "1"}]}),
+                "1",
+                json!("1"),
+            ),
             (json!({"type": "string", "enum": ["s", "m"]}), "2", json!("m")),
             (json!({"type": "array", "items": {"enum": ["s", "m", "l"]}}), "s, 3", json!(["s", "l"])),
         ] {

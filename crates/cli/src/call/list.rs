@@ -98,7 +98,8 @@ async fn one(client: &Client, kind: Kind) -> Result<List, Ended> {
             Err(ended) => return Err(ended),
         };
         if page == 0 {
-            list.hints = json!({ "ttlMs": answer.result["ttlMs"], "cacheScope": answer.result["cacheScope"] });
+            list.hints =
+                json!({ "ttlMs": answer.result["ttlMs"], "cacheScope": answer.result["cacheScope"] });
         }
         cursor = answer.result["nextCursor"].as_str().map(str::to_owned);
         list.items.extend(items(kind, &answer));

@@ -67,11 +67,7 @@ impl ClientHandler for Person {
         })
     }
 
-    async fn on_progress(
-        &self,
-        progress: ProgressNotificationParam,
-        _: NotificationContext<RoleClient>,
-    ) {
+    async fn on_progress(&self, progress: ProgressNotificationParam, _: NotificationContext<RoleClient>) {
         let of = progress.total.map(|total| format!(" of {total}")).unwrap_or_default();
         let message = progress.message.map(|message| format!(": {message}")).unwrap_or_default();
         say(&format!("progress {}{of}{message}", progress.progress));
@@ -122,7 +118,9 @@ fn decide(request: &ElicitRequestParams, input: &mut impl BufRead) -> io::Result
             confirm("Send this?", Value::Object(content), input)
         }
         ElicitRequestParams::UrlElicitationParams { message, url, .. } => {
-            say(&format!("\nThe server asks: {message}\nIt wants you to open this address, if you trust it:"));
+            say(&format!(
+                "\nThe server asks: {message}\nIt wants you to open this address, if you trust it:"
+            ));
             say(&format!("  {url}"));
             confirm("Have you opened it, and may the call go on?", Value::Null, input)
         }

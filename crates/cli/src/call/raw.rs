@@ -51,7 +51,9 @@ impl Raw {
     pub(crate) fn head<B>(&self, number: Number, response: &Response<B>) {
         if let Some(id) = response.headers().get(MCP_SESSION_ID).and_then(|id| id.to_str().ok()) {
             let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-            if id.len() > ID_SHOWN && sessions.len() < MAX_SESSIONS && !sessions.iter().any(|known| known == id)
+            if id.len() > ID_SHOWN
+                && sessions.len() < MAX_SESSIONS
+                && !sessions.iter().any(|known| known == id)
             {
                 sessions.push(id.to_owned());
             }

@@ -33,7 +33,9 @@ fn block(block: &Value) -> String {
             let uri = resource["uri"].as_str().unwrap_or_default();
             match resource["text"].as_str() {
                 Some(text) => format!("[resource {uri}]\n{}", ended(text)),
-                None => format!("[resource {uri}, {}]\n", size(resource["blob"].as_str().unwrap_or_default())),
+                None => {
+                    format!("[resource {uri}, {}]\n", size(resource["blob"].as_str().unwrap_or_default()))
+                }
             }
         }
         "resource_link" => format!("[link {} {}]\n", member("uri"), member("name")),

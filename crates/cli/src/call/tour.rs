@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
+use super::Outcome;
 use super::client::{Answer, Client, Ended};
 use super::list::{self, List};
-use super::Outcome;
-use crate::text;
 use crate::instance::{self, Shares};
+use crate::text;
 
 /// How often `whoami` is asked: enough to meet each of three instances, as a rule.
 const LOOKS: usize = 6;
@@ -113,7 +113,10 @@ async fn add_up(client: &Client) -> Result<Outcome, Ended> {
         let Value::Object(arguments) = arguments else { return Ok(Outcome::Done) };
         let answer = client.call("tally", arguments).await?;
         if answer.is_error() {
-            println!("   tally reports an error: {}", text::line(&super::show::result(&answer.result), SHOWN));
+            println!(
+                "   tally reports an error: {}",
+                text::line(&super::show::result(&answer.result), SHOWN)
+            );
             return Ok(Outcome::ToolError);
         }
         let structured = &answer.result["structuredContent"];
@@ -132,8 +135,11 @@ async fn add_up(client: &Client) -> Result<Outcome, Ended> {
         }
         handle = structured["handle"].clone();
     }
-    let across = if instances.len() > 1 { format!(" across {} instances", instances.len()) } else { String::new() };
-    println!("   Right{across}: the handle that goes back with each call carries the total, no session does.");
+    let across =
+        if instances.len() > 1 { format!(" across {} instances", instances.len()) } else { String::new() };
+    println!(
+        "   Right{across}: the handle that goes back with each call carries the total, no session does."
+    );
     Ok(Outcome::Done)
 }
 

@@ -22,8 +22,8 @@ use throughline_wire::headers::{LAST_EVENT_ID, MCP_SESSION_ID};
 use throughline_wire::sse::SseDecoder;
 
 use super::raw::{Number, Raw};
-use crate::text;
 use crate::endpoint::{ConnectError, Endpoint};
+use crate::text;
 
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
@@ -53,7 +53,7 @@ pub(crate) enum Trouble {
 
 impl Trouble {
     /// Whether any other request would meet the same.
-    pub(crate) fn is_final(&self) -> bool {
+    fn is_hopeless(&self) -> bool {
         matches!(self, Trouble::Connect(_) | Trouble::Unauthorized { .. })
     }
 }
@@ -82,6 +82,8 @@ pub(crate) struct Seen {
     pub(crate) session: Option<String>,
     /// The last failure, in words for people.
     pub(crate) trouble: Option<String>,
+    /// Whether any other request would meet the same.
+    is_hopeless: bool,
 }
 
 /// An HTTP client of one endpoint.
@@ -100,6 +102,11 @@ impl Http {
     /// Takes what has been seen since the last time.
     pub(crate) fn take_seen(&self) -> Seen {
         std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether any other request would meet what the last one met.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).is_hopeless
     }
 
     fn see(&self, change: impl FnOnce(&mut Seen)) {
@@ -233,8 +240,9 @@ impl Http {
     /// Keeps the failure for whoever tells the user of it: rmcp wraps it in words of its own.
     fn told<T>(&self, outcome: Result<T, Failed>) -> Result<T, Failed> {
         if let Err(failed) = &outcome {
+            let hopeless = matches!(failed, StreamableHttpError::Client(trouble) if trouble.is_hopeless());
             let trouble = failed_text(failed);
-            self.see(|seen| seen.trouble = Some(trouble));
+            self.see(|seen| (seen.trouble, seen.is_hopeless) = (Some(trouble), hopeless));
         }
         outcome
     }

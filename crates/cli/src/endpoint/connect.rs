@@ -101,9 +101,11 @@ pub(super) fn encryption(host: &str) -> Result<(TlsConnector, ServerName<'static
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if added == 0 {
-        return Err("https needs root certificates, and the system has none: install ca-certificates, or name \
+        return Err(
+            "https needs root certificates, and the system has none: install ca-certificates, or name \
                     a file in SSL_CERT_FILE"
-            .to_owned());
+                .to_owned(),
+        );
     }
     let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()

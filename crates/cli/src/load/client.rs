@@ -407,10 +407,9 @@ fn judge(read: &Read, in_session: bool) -> Answer {
             let result: Option<Counted<'_>> = serde_json::from_str(result.get()).ok();
             told.instance = result.as_ref().and_then(|result| instance(result.structured?));
             match result {
-                Some(result) if result.is_error => Err(Failed {
-                    kind: Kind::Tool,
-                    says: tool_text(&read.message),
-                }),
+                Some(result) if result.is_error => {
+                    Err(Failed { kind: Kind::Tool, says: tool_text(&read.message) })
+                }
                 Some(result) if result.result_type.as_deref() == Some("input_required") => {
                     let says = "the tool asks its caller something, and nobody is there".to_owned();
                     Err(Failed { kind: Kind::Input, says })

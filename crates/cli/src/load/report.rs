@@ -142,7 +142,8 @@ impl Report<'_> {
         }
         for expected in self.expected {
             let met = if expected.is_met() { "met" } else { "NOT MET" };
-            let value = if expected.known { format!("{:.3}", expected.value) } else { "nothing to judge by".into() };
+            let value =
+                if expected.known { format!("{:.3}", expected.value) } else { "nothing to judge by".into() };
             let _ = writeln!(shown, "expected   {} <= {}: {met} ({value})", expected.name, expected.limit);
         }
         shown
@@ -211,7 +212,11 @@ fn in_words(histogram: &Histogram<u64>) -> String {
 }
 
 fn shares(shares: &Shares) -> Value {
-    shares.iter().map(|(name, count)| (name.to_owned(), count.into())).collect::<serde_json::Map<_, _>>().into()
+    shares
+        .iter()
+        .map(|(name, count)| (name.to_owned(), count.into()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// A bar for each, as long as its share.

@@ -161,7 +161,8 @@ impl Stats {
     pub(crate) fn unsent(&mut self, waited: Duration) {
         self.calls += 1;
         self.latency.saturating_record(micros(waited));
-        let says = "every client was still waiting for another answer: give more --clients, or a lower --rate";
+        let says =
+            "every client was still waiting for another answer: give more --clients, or a lower --rate";
         self.error(Failed { kind: Kind::Unsent, says: says.to_owned() });
     }
 

@@ -7,13 +7,15 @@ mod mcp;
 pub(crate) mod node;
 mod process;
 mod python;
+mod ran;
 mod setup;
 mod upstream;
 
 pub(crate) use client::Client;
 pub(crate) use gateway::Gateway;
 pub(crate) use mcp::{Answer, MODERN, Mcp};
-pub(crate) use process::{Process, until};
+pub(crate) use process::{Process, free_port, until};
+pub(crate) use ran::{Ran, run, run_with};
 pub(crate) use upstream::Upstream;
 
 /// Makes a `#[test]` of each function for each upstream that it is to hold for.

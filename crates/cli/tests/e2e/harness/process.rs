@@ -45,7 +45,12 @@ impl Process {
 
     /// Waits for it to end by itself; whether it then reported success.
     pub(crate) fn succeeds(&mut self) -> bool {
-        until(&format!("{} to end", self.name), || self.child.try_wait().expect("its status")).success()
+        self.exit_code() == Some(0)
+    }
+
+    /// Waits for it to end by itself; its exit code, unless a signal ended it.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        until(&format!("{} to end", self.name), || self.child.try_wait().expect("its status")).code()
     }
 
     /// Waits until `GET url` answers 200, unless the process ends before.
