@@ -161,18 +161,22 @@ pub(crate) fn tool_arguments(given: &str) -> Result<Map<String, Value>, Usage> {
 impl Prepared {
     async fn run(self) -> Result<Outcome, Ended> {
         let interrupted = async {
-            let _ = tokio::signal::ctrl_c().await;
+            // Without a handler for it, SIGINT does what it always does.
+            if tokio::signal::ctrl_c().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         };
-        let work = async {
-            let client = self.connect().await?;
-            let outcome = self.work(&client).await;
-            client.close().await;
-            outcome
+        tokio::pin!(interrupted);
+        let client = tokio::select! {
+            client = self.connect() => client?,
+            () = &mut interrupted => return Err(Ended::Interrupted),
         };
-        tokio::select! {
-            outcome = work => outcome,
-            () = interrupted => Err(Ended::Interrupted),
-        }
+        let outcome = tokio::select! {
+            outcome = self.work(&client) => outcome,
+            () = &mut interrupted => Err(Ended::Interrupted),
+        };
+        client.close().await;
+        outcome
     }
 
     async fn connect(&self) -> Result<Client, Ended> {
@@ -203,7 +207,7 @@ impl Prepared {
         arguments: &Map<String, Value>,
         times: u64,
     ) -> Result<Outcome, Ended> {
-        let (mut errors, mut instances, mut gateways) = (0, Shares::default(), Shares::default());
+        let (mut errors, mut instances, mut answered_by) = (0, Shares::default(), Shares::default());
         for _ in 0..times {
             let answer = tokio::time::timeout(self.patience, client.call(tool, arguments.clone()));
             let answer = answer.await.map_err(|_| self.too_long())??;
@@ -215,8 +219,8 @@ impl Prepared {
             if let Some(name) = instance::of_result(&answer.result) {
                 instances.count(name);
             }
-            if let Some(name) = &answer.gateway {
-                gateways.count(name);
+            if let Some(name) = &answer.answered_by {
+                answered_by.count(name);
             }
             if answer.is_error() {
                 errors += 1;
@@ -225,10 +229,11 @@ impl Prepared {
         }
         if times > 1 {
             person::say(&format!("{times} calls, {errors} of them with an error"));
-            for (what, shares) in [("instances", instances), ("gateways", gateways)] {
-                if !shares.is_empty() {
-                    person::say(&format!("{what}: {}", shares.in_words()));
-                }
+            if !instances.is_empty() {
+                person::say(&format!("instances: {}", instances.in_words()));
+            }
+            if !answered_by.is_empty() && answered_by != instances {
+                person::say(&format!("answered by: {}", answered_by.in_words()));
             }
         }
         Ok(if errors == 0 { Outcome::Done } else { Outcome::ToolError })

@@ -20,7 +20,7 @@ fn named(value: &Value) -> Option<&str> {
 }
 
 /// How many answers each of them gave.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shares(BTreeMap<String, u64>);
 
 impl Shares {

@@ -44,8 +44,8 @@ rate, and the time of one that had to wait for a free client begins when it was 
 cannot hide the calls that it kept from being sent (coordinated omission).
 
 Without TOOL, whoami is called where the server has it, else its list of tools is asked for. Instances are counted
-by what the tool's result calls instance, gateways by their header Throughline-Instance. A first call, which is not
-measured, shows whether it works at all.
+by what the tool's result calls instance, and by the header Throughline-Instance of whoever answered. A first call,
+which is not measured, shows whether it works at all.
 
 Exit codes: 0 done, 1 an expectation was not met, 2 wrong usage, 3 the first call failed, 130 interrupted.")]
 pub(crate) struct Arguments {

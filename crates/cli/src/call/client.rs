@@ -82,9 +82,9 @@ pub(crate) struct Answer {
     /// The result, byte for byte.
     pub(crate) raw: Box<RawValue>,
     pub(crate) result: Value,
-    /// The gateway that it came through, where one says so.
-    pub(crate) gateway: Option<String>,
-    /// What the gateway says of the session.
+    /// Who answered at the URL, by its header: a gateway, or the server itself.
+    pub(crate) answered_by: Option<String>,
+    /// What a gateway says of the session.
     pub(crate) session: Option<String>,
 }
 
@@ -92,7 +92,7 @@ impl Answer {
     fn new(seen: Seen) -> Result<Self, Ended> {
         let raw = seen.result.ok_or_else(|| Ended::Failed("the answer has no result".to_owned()))?;
         let result = serde_json::from_str(raw.get()).map_err(|error| Ended::Failed(error.to_string()))?;
-        Ok(Answer { raw, result, gateway: seen.gateway, session: seen.session })
+        Ok(Answer { raw, result, answered_by: seen.answered_by, session: seen.session })
     }
 
     /// The result as the server sent it, on one line.

@@ -147,10 +147,9 @@ impl Lists {
         shown
     }
 
-    /// The names of its tools.
-    pub(crate) fn has_tool(&self, name: &str) -> bool {
-        let tools = self.0.iter().find(|list| list.kind == Kind::Tools);
-        tools.is_some_and(|tools| tools.values().any(|tool| tool["name"] == name))
+    /// One of its tools.
+    pub(crate) fn tool(&self, name: &str) -> Option<Value> {
+        self.0.iter().find(|list| list.kind == Kind::Tools)?.values().find(|tool| tool["name"] == name)
     }
 }
 

@@ -25,18 +25,18 @@ pub(crate) async fn take(client: &Client) -> Result<Outcome, Ended> {
     }
     let mut outcome = Outcome::Done;
     println!("\n3. Who answers");
-    if lists.has_tool("whoami") {
+    if lists.tool("whoami").is_some() {
         look(client).await?;
     } else {
         println!("   This server has no tool whoami, so its instances cannot be told apart.");
     }
     println!("\n4. A total that goes on, on whichever instance");
-    if lists.has_tool("tally") {
-        outcome = add_up(client).await?;
+    if let Some(tally) = lists.tool("tally") {
+        outcome = add_up(client, summand_of(&tally)).await?;
     } else {
         println!("   This server has no tool tally.");
     }
-    if !(lists.has_tool("whoami") && lists.has_tool("tally")) {
+    if lists.tool("whoami").is_none() || lists.tool("tally").is_none() {
         println!("\nA server with both: throughline reference");
     }
     Ok(outcome)
@@ -70,19 +70,19 @@ fn kept(list: &List) -> String {
 }
 
 async fn look(client: &Client) -> Result<(), Ended> {
-    let (mut instances, mut gateways) = (Shares::default(), Shares::default());
+    let (mut instances, mut answered_by) = (Shares::default(), Shares::default());
     for _ in 0..LOOKS {
         let answer = client.call("whoami", Map::new()).await?;
         let instance = instance::of_result(&answer.result).unwrap_or("an instance without a name");
         instances.count(instance);
-        if let Some(gateway) = &answer.gateway {
-            gateways.count(gateway);
+        if let Some(name) = &answer.answered_by {
+            answered_by.count(name);
         }
         println!("   whoami -> {}{}", text::line(instance, SHOWN), about(&answer));
     }
     println!("   {} in {LOOKS} calls: {}", several(instances.len(), "instance"), instances.in_words());
-    if !gateways.is_empty() {
-        println!("   through {}: {}", several(gateways.len(), "gateway"), gateways.in_words());
+    if !answered_by.is_empty() && answered_by != instances {
+        println!("   through {}: {}", several(answered_by.len(), "gateway"), answered_by.in_words());
     }
     Ok(())
 }
@@ -103,10 +103,18 @@ fn about(answer: &Answer) -> String {
     about
 }
 
-async fn add_up(client: &Client) -> Result<Outcome, Ended> {
+/// The tool's argument that is a number: what is added.
+fn summand_of(tally: &Value) -> &str {
+    let properties = tally["inputSchema"]["properties"].as_object();
+    let is_number = |schema: &Value| schema["type"] == "integer" || schema["type"] == "number";
+    let found = properties.and_then(|properties| properties.iter().find(|(_, schema)| is_number(schema)));
+    found.map_or("add", |(name, _)| name)
+}
+
+async fn add_up(client: &Client, argument: &str) -> Result<Outcome, Ended> {
     let (mut handle, mut right, mut instances) = (Value::Null, 0, Shares::default());
     for summand in SUMMANDS {
-        let mut arguments = json!({ "add": summand });
+        let mut arguments = json!({ argument: summand });
         if !handle.is_null() {
             arguments["handle"] = handle;
         }

@@ -76,8 +76,8 @@ impl From<Trouble> for Failed {
 pub(crate) struct Seen {
     /// The last result, byte for byte.
     pub(crate) result: Option<Box<RawValue>>,
-    /// `Throughline-Instance`: which gateway answered.
-    pub(crate) gateway: Option<String>,
+    /// `Throughline-Instance`: who answered at the URL, a gateway or the server itself.
+    pub(crate) answered_by: Option<String>,
     /// `Throughline-Session`: what became of the session.
     pub(crate) session: Option<String>,
     /// The last failure, in words for people.
@@ -143,9 +143,9 @@ impl Http {
         }
         if is_post {
             let header = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
-            let (gateway, session) = (header("throughline-instance"), header("throughline-session"));
+            let (answered_by, session) = (header("throughline-instance"), header("throughline-session"));
             self.see(|seen| {
-                seen.gateway = gateway.or(seen.gateway.take());
+                seen.answered_by = answered_by.or(seen.answered_by.take());
                 seen.session = session.or(seen.session.take());
             });
         }

@@ -393,7 +393,7 @@ fn judge(read: &Read, in_session: bool) -> Answer {
     let header = |name: &str| read.headers.get(name)?.to_str().ok();
     let mut told = Told {
         instance: None,
-        gateway: header("throughline-instance").map(str::to_owned),
+        answered_by: header("throughline-instance").map(str::to_owned),
         restored: header("throughline-session").is_some_and(|held| held.starts_with("restored")),
     };
     if !read.status.is_success() {

@@ -91,7 +91,7 @@ impl Report<'_> {
             "service_ms": open.then(|| times(&stats.service)),
             "lag_ms": open.then(|| times(&stats.lag)),
             "instances": shares(&stats.instances),
-            "gateways": shares(&stats.gateways),
+            "answered_by": shares(&stats.answered_by),
             "sessions": {
                 "opened": stats.sessions_opened,
                 "restored": stats.restored,
@@ -113,38 +113,40 @@ impl Report<'_> {
         let mut shown = self.heading();
         let _ = writeln!(
             shown,
-            "calls      {}, {:.1} a second; {} errors ({:.2} %)",
+            "calls       {}, {:.1} a second; {} errors ({:.2} %)",
             stats.calls,
             self.rate(),
             stats.failed(),
             if stats.calls == 0 { 0.0 } else { stats.error_rate() * 100.0 },
         );
-        let _ = writeln!(shown, "latency    {}", in_words(&stats.latency));
+        let _ = writeln!(shown, "latency     {}", in_words(&stats.latency));
         if self.target_rate().is_some() {
-            let _ = writeln!(shown, "service    {}", in_words(&stats.service));
-            let _ = writeln!(shown, "lag        {} (this program's own)", in_words(&stats.lag));
+            let _ = writeln!(shown, "service     {}", in_words(&stats.service));
+            let _ = writeln!(shown, "lag         {} (this program's own)", in_words(&stats.lag));
         }
         if stats.sessions_opened > 0 || stats.restored > 0 {
             let _ = writeln!(
                 shown,
-                "sessions   {} opened, {} restored by the gateway, {} lost",
+                "sessions    {} opened, {} restored by the gateway, {} lost",
                 stats.sessions_opened,
                 stats.restored,
                 stats.failed_by(Kind::SessionLost),
             );
         }
         shown += &bars("instances", &stats.instances);
-        shown += &bars("gateways", &stats.gateways);
+        if stats.answered_by != stats.instances {
+            shown += &bars("answered by", &stats.answered_by);
+        }
         for (at, (kind, errors)) in stats.errors.iter().enumerate() {
             let label = if at == 0 { "errors" } else { "" };
             let first = text::line(&errors.first, SHOWN);
-            let _ = writeln!(shown, "{label:<10} {kind}: {}   (the first: {first})", errors.count);
+            let _ = writeln!(shown, "{label:<11} {kind}: {}   (the first: {first})", errors.count);
         }
         for expected in self.expected {
             let met = if expected.is_met() { "met" } else { "NOT MET" };
             let value =
                 if expected.known { format!("{:.3}", expected.value) } else { "nothing to judge by".into() };
-            let _ = writeln!(shown, "expected   {} <= {}: {met} ({value})", expected.name, expected.limit);
+            let _ = writeln!(shown, "expected    {} <= {}: {met} ({value})", expected.name, expected.limit);
         }
         shown
     }
@@ -229,7 +231,7 @@ fn bars(label: &str, shares: &Shares) -> String {
         let share = count as f64 / total;
         let bar = "#".repeat((share * BAR as f64).round() as usize);
         let name = text::line(name, width);
-        let _ = writeln!(shown, "{label:<10} {name:width$}  {bar:<BAR$}  {:5.1} %  {count}", share * 100.0);
+        let _ = writeln!(shown, "{label:<11} {name:width$}  {bar:<BAR$}  {:5.1} %  {count}", share * 100.0);
     }
     shown
 }

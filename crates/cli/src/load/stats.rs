@@ -83,9 +83,9 @@ pub(crate) struct Failed {
 pub(crate) struct Told {
     /// The instance that the tool names.
     pub(crate) instance: Option<String>,
-    /// The gateway on the way.
-    pub(crate) gateway: Option<String>,
-    /// Whether that gateway has restored the session for this call.
+    /// Who answered at the URL, by its header: a gateway, or the server itself.
+    pub(crate) answered_by: Option<String>,
+    /// Whether a gateway has restored the session for this call.
     pub(crate) restored: bool,
 }
 
@@ -110,7 +110,7 @@ pub(crate) struct Stats {
     /// How late this program itself was, in microseconds.
     pub(crate) lag: Histogram<u64>,
     pub(crate) instances: Shares,
-    pub(crate) gateways: Shares,
+    pub(crate) answered_by: Shares,
     pub(crate) restored: u64,
     /// Of the whole run, not only of what is measured.
     pub(crate) sessions_opened: u64,
@@ -129,7 +129,7 @@ impl Stats {
             service: histogram()?,
             lag: histogram()?,
             instances: Shares::default(),
-            gateways: Shares::default(),
+            answered_by: Shares::default(),
             restored: 0,
             sessions_opened: 0,
             connections: 0,
@@ -147,8 +147,8 @@ impl Stats {
         if let Some(name) = &told.instance {
             self.instances.count(name);
         }
-        if let Some(name) = &told.gateway {
-            self.gateways.count(name);
+        if let Some(name) = &told.answered_by {
+            self.answered_by.count(name);
         }
         self.restored += u64::from(told.restored);
         match outcome {
@@ -199,7 +199,7 @@ impl Stats {
             let _ = mine.add(others);
         }
         self.instances.merge(&other.instances);
-        self.gateways.merge(&other.gateways);
+        self.answered_by.merge(&other.answered_by);
         self.restored += other.restored;
         self.sessions_opened += other.sessions_opened;
         self.connections += other.connections;

@@ -43,6 +43,13 @@ impl Process {
         self.child.wait().expect("its end");
     }
 
+    /// Interrupts it, as Ctrl-C does.
+    pub(crate) fn interrupt(&self) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-INT", &pid]).status().expect("kill");
+        assert!(sent.success(), "{} has ended", self.name);
+    }
+
     /// Waits for it to end by itself; whether it then reported success.
     pub(crate) fn succeeds(&mut self) -> bool {
         self.exit_code() == Some(0)
