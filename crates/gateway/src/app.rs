@@ -1,10 +1,11 @@
 //! What the whole gateway shares ([`App`]), and what one core of it owns ([`Core`]).
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use http::HeaderValue;
+use throughline_status::History;
 use throughline_store::{Store, StoreError};
 use tokio::sync::watch;
 
@@ -49,6 +50,8 @@ pub struct App {
     pub directory: Directory,
     /// What each principal has under way.
     pub accounts: Accounts,
+    /// How many requests there were lately.
+    pub history: Mutex<History>,
     /// Calls that go on without their client.
     pub detached: Arc<AtomicUsize>,
     /// How much is being answered.
@@ -107,6 +110,7 @@ impl App {
             instance,
             directory: Directory::new(&config.callers, &keys),
             accounts: Accounts::default(),
+            history: Mutex::default(),
             detached: Arc::default(),
             room: Room::default(),
             metrics: Metrics::new(effects.now()),
@@ -156,7 +160,12 @@ impl App {
 
     /// Notes that the store failed: in the log, and in the count.
     pub fn store_failed(&self, operation: StoreOperation, error: &StoreError) {
-        tracing::error!(%error, ?operation, "session store failed");
+        // Of a store that is away each request would say so; the store has said it once.
+        if error.is_away() {
+            tracing::debug!(%error, ?operation, "session store failed");
+        } else {
+            tracing::error!(%error, ?operation, "session store failed");
+        }
         self.metrics.store_failed(operation);
     }
 
