@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 
 use crate::endpoint::{self, Endpoint, Usage};
 use crate::instance::{self, Shares};
+use crate::text;
 use client::{Client, Ended};
 use raw::Raw;
 
@@ -85,7 +86,9 @@ enum Outcome {
 
 /// Does it.
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
+    let mut secrets = Vec::new();
     let outcome = prepare(arguments).and_then(|prepared| {
+        secrets.clone_from(&prepared.endpoint.secrets);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.map_err(|error| Ended::Failed(error.to_string()))?.block_on(prepared.run())
     });
@@ -93,7 +96,8 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::ToolError) => ExitCode::from(1),
         Err(ended) => {
-            person::say(&format!("throughline: {ended}"));
+            // A server may repeat in its errors what it was sent.
+            person::say(&text::without(&secrets, &format!("throughline: {ended}")));
             ended.code()
         }
     }
@@ -158,6 +162,10 @@ pub(crate) fn tool_arguments(given: &str) -> Result<Map<String, Value>, Usage> {
         .map_err(|error| Usage(format!("the arguments are no JSON object: {error}; write '{{\"by\":2}}'")))
 }
 
+fn print(text: &str) -> Result<(), Ended> {
+    text::print(text).map_err(|error| Ended::Failed(format!("nobody takes the output: {error}")))
+}
+
 impl Prepared {
     async fn run(self) -> Result<Outcome, Ended> {
         let interrupted = async {
@@ -189,7 +197,7 @@ impl Prepared {
             Task::List => {
                 let lists = tokio::time::timeout(self.patience, list::all(client));
                 let lists = lists.await.map_err(|_| self.too_long())??;
-                print!("{}", if self.json { lists.json(client) } else { lists.table(client) });
+                print(&if self.json { lists.json(client) } else { lists.table(client) })?;
                 Ok(Outcome::Done)
             }
             Task::Tour => {
@@ -211,11 +219,8 @@ impl Prepared {
         for _ in 0..times {
             let answer = tokio::time::timeout(self.patience, client.call(tool, arguments.clone()));
             let answer = answer.await.map_err(|_| self.too_long())??;
-            if self.json {
-                println!("{}", answer.line());
-            } else {
-                print!("{}", show::result(&answer.result));
-            }
+            let shown = if self.json { answer.line() + "\n" } else { show::result(&answer.result) };
+            print(&shown)?;
             if let Some(name) = instance::of_result(&answer.result) {
                 instances.count(name);
             }

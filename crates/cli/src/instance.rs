@@ -10,13 +10,10 @@ const MAX_NAMES: usize = 64;
 const MAX_NAME: usize = 64;
 const OTHERS: &str = "(others)";
 
-/// The instance that a tool's result names: in its structured content, or in a text that is JSON.
+/// The instance that a tool's result names in its structured content.
 pub(crate) fn of_result(result: &Value) -> Option<&str> {
-    named(&result["structuredContent"]).or_else(|| named(&result["_meta"]))
-}
-
-fn named(value: &Value) -> Option<&str> {
-    ["instance", "instance_id", "instanceId"].iter().find_map(|name| value[name].as_str())
+    let structured = &result["structuredContent"];
+    ["instance", "instance_id", "instanceId"].iter().find_map(|name| structured[name].as_str())
 }
 
 /// How many answers each of them gave.

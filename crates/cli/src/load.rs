@@ -23,8 +23,6 @@ use report::{Expected, Report};
 use run::{Ended, PREPARATION};
 use stats::{Failed, Stats, at};
 
-/// How much of a server's error is shown, in characters.
-const SHOWN: usize = 200;
 /// More would need more than this machine has ports for.
 const MAX_CLIENTS: i64 = 20_000;
 const MAX_RATE: f64 = 1_000_000.0;
@@ -169,11 +167,8 @@ fn measure(arguments: Arguments) -> Result<ExitCode, Stopped> {
         stats: &stats,
         expected: &expected,
     };
-    if arguments.json {
-        println!("{}", report.json());
-    } else {
-        print!("{}", report.text());
-    }
+    let shown = if arguments.json { format!("{}\n", report.json()) } else { report.text() };
+    text::print(&shown).map_err(Failure::from)?;
     Ok(match ended {
         Ended::Interrupted => ExitCode::from(130),
         Ended::AsPlanned if expected.iter().all(Expected::is_met) => ExitCode::SUCCESS,
@@ -246,7 +241,7 @@ async fn attempt<T>(
     match worked {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(failed)) => {
-            let says = text::line(&failed.says, SHOWN);
+            let says = client::quotable(&copy, &failed.says);
             Err(Stopped::First(format!(
                 "the first call failed, so there is nothing to measure: {}: {says}",
                 failed.kind

@@ -1,5 +1,7 @@
 //! Texts of a server as a terminal may show them.
 
+use std::io::{self, Write};
+
 /// The text without control characters, which could make a terminal do things; line ends and tabs stay.
 pub(crate) fn printable(text: &str) -> String {
     let is_harmless = |c: char| c == '\n' || c == '\t' || !(c.is_control() || is_bidi_control(c));
@@ -9,6 +11,21 @@ pub(crate) fn printable(text: &str) -> String {
 /// Characters that make text read in another order than it is written.
 fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The text without these, wherever they stand.
+pub(crate) fn without(secrets: &[String], text: &str) -> String {
+    secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), HIDDEN))
+}
+
+/// What stands where something is not shown.
+pub(crate) const HIDDEN: &str = "(redacted)";
+
+/// Prints on standard output. Whoever reads it may have read enough, which `print!` panics at.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 /// The first line of a text, cut to `width` characters.

@@ -9,11 +9,10 @@ use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri};
 use throughline_wire::headers::MCP_SESSION_ID;
 
-use crate::text;
+use crate::text::{self, HIDDEN};
 
 /// So much of a session id tells it from another, and lets nobody use it.
 const ID_SHOWN: usize = 8;
-const HIDDEN: &str = "(redacted)";
 /// Session ids of this process that are looked for in bodies.
 const MAX_SESSIONS: usize = 64;
 
@@ -87,10 +86,7 @@ impl Raw {
     }
 
     fn hide(&self, lines: &str) -> String {
-        let mut shown = text::printable(lines);
-        for secret in &self.secrets {
-            shown = shown.replace(secret.as_str(), HIDDEN);
-        }
+        let mut shown = text::without(&self.secrets, &text::printable(lines));
         for id in self.sessions.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             shown = shown.replace(id.as_str(), &shortened(id));
         }

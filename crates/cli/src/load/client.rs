@@ -19,11 +19,14 @@ use throughline_wire::version::ProtocolVersion;
 
 use super::stats::{Failed, Kind, Told};
 use crate::endpoint::{Endpoint, Sender};
+use crate::text;
 
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// How long the rest of a stream may take behind its response, before the connection is given up.
-const REST: Duration = Duration::from_millis(100);
+const REST: Duration = Duration::from_millis(250);
+/// How much of a server's error is shown, in characters.
+const SHOWN: usize = 200;
 const LEGACY: &str = ProtocolVersion::V2025_11_25.as_str();
 const MODERN: &str = ProtocolVersion::V2026_07_28.as_str();
 
@@ -132,7 +135,12 @@ impl Client {
             let says = format!("no answer within {} s", job.timeout.as_secs_f64());
             return Answer { told: Told::default(), outcome: Err(Failed { kind: Kind::Timeout, says }) };
         };
-        answered.unwrap_or_else(|failed| Answer { told: Told::default(), outcome: Err(failed) })
+        let mut answer =
+            answered.unwrap_or_else(|failed| Answer { told: Told::default(), outcome: Err(failed) });
+        if let Err(failed) = &mut answer.outcome {
+            failed.says = quotable(&job, &failed.says);
+        }
+        answer
     }
 
     async fn call_patiently(&mut self) -> Result<Answer, Failed> {
@@ -265,6 +273,11 @@ impl Client {
         self.opened.connections += 1;
         self.job.endpoint.connect().await.map_err(|error| failed(Kind::Connect, &error))
     }
+}
+
+/// What a server says, as it may be shown: it may repeat what it was sent.
+pub(super) fn quotable(job: &Job, says: &str) -> String {
+    text::line(&text::without(&job.endpoint.secrets, says), SHOWN)
 }
 
 fn failed(kind: Kind, error: &dyn std::error::Error) -> Failed {

@@ -10,6 +10,8 @@ use crate::instance::Shares;
 
 /// Longest time that is told from a longer one, in microseconds: ten minutes.
 const LONGEST: u64 = 600_000_000;
+/// Kinds of errors that are counted one by one.
+const MAX_KINDS: usize = 64;
 
 /// Why a call counts as an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +36,8 @@ pub(crate) enum Kind {
     Input,
     /// An answer that is none.
     NotMcp,
+    /// Of too many kinds to count each.
+    Other,
 }
 
 impl fmt::Display for Kind {
@@ -49,6 +53,7 @@ impl fmt::Display for Kind {
             Kind::Tool => f.write_str("tool error"),
             Kind::Input => f.write_str("asks for input"),
             Kind::NotMcp => f.write_str("not MCP"),
+            Kind::Other => f.write_str("other errors"),
         }
     }
 }
@@ -57,7 +62,7 @@ impl Kind {
     /// Whether its time says how long callers wait. That of a refusal does not: refusing is fast.
     fn is_waiting(self) -> bool {
         match self {
-            Kind::Timeout | Kind::Unsent | Kind::Rpc(_) | Kind::Tool | Kind::Input => true,
+            Kind::Timeout | Kind::Unsent | Kind::Rpc(_) | Kind::Tool | Kind::Input | Kind::Other => true,
             Kind::Connect | Kind::Broken | Kind::SessionLost | Kind::Http(_) | Kind::NotMcp => false,
         }
     }
@@ -167,11 +172,18 @@ impl Stats {
     }
 
     fn error(&mut self, failed: Failed) {
-        let errors = self.errors.entry(failed.kind).or_default();
-        if errors.count == 0 {
-            errors.first = failed.says;
+        self.add(failed.kind, &Errors { count: 1, first: failed.says });
+    }
+
+    fn add(&mut self, kind: Kind, errors: &Errors) {
+        // A server may have a status or a code for every answer.
+        let is_known = self.errors.contains_key(&kind);
+        let kind = if is_known || self.errors.len() < MAX_KINDS { kind } else { Kind::Other };
+        let known = self.errors.entry(kind).or_default();
+        if known.count == 0 {
+            known.first.clone_from(&errors.first);
         }
-        errors.count += 1;
+        known.count += errors.count;
     }
 
     /// This program was so late to begin a call.
@@ -184,11 +196,7 @@ impl Stats {
         self.calls += other.calls;
         self.ok += other.ok;
         for (kind, errors) in &other.errors {
-            let known = self.errors.entry(*kind).or_default();
-            if known.count == 0 {
-                known.first.clone_from(&errors.first);
-            }
-            known.count += errors.count;
+            self.add(*kind, errors);
         }
         for (mine, others) in [
             (&mut self.latency, &other.latency),
@@ -254,6 +262,15 @@ mod tests {
         assert!((at(&one.latency, 100.0) - 2000.0).abs() < 2.0, "what was never sent has waited too");
         assert!(at(&one.latency, 0.0) > 9.0, "a refusal is no fast answer");
         assert!((one.error_rate() - 0.75).abs() < 1e-9);
+    }
+
+    #[test]
+    fn kinds_have_a_bound() {
+        let mut stats = Stats::new().expect("stats");
+        for code in 0..100 {
+            stats.record(took(1), &Told::default(), Err(failed(Kind::Rpc(code))));
+        }
+        assert_eq!((stats.errors.len(), stats.failed()), (MAX_KINDS + 1, 100));
     }
 
     #[test]

@@ -271,16 +271,18 @@ fn a_token_reaches_the_server_and_its_challenge_the_user() {
         let (mut stream, _) = listener.accept().expect("a connection");
         let lines = BufReader::new(stream.try_clone().expect("the stream")).lines().map_while(Result::ok);
         let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
-        let answer = "HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Bearer realm=\"there\"\r\ncontent-length: 0\r\n\r\n";
+        let challenge = "Bearer realm=\"there\", error_description=\"abc.def.ghi is no good\"";
+        let head_of_answer = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nwww-authenticate";
+        let answer = format!("{head_of_answer}: {challenge}\r\n\r\n");
         stream.write_all(answer.as_bytes()).expect("that it is read");
         head
     });
-    let refused = run_with(&["call", &url], &[("THROUGHLINE_BEARER", "abc.def")], "");
+    let refused = run_with(&["call", &url], &[("THROUGHLINE_BEARER", "abc.def.ghi")], "");
     let head = served.join().expect("a request");
-    assert!(head.contains(&"authorization: Bearer abc.def".to_owned()), "{head:?}");
+    assert!(head.contains(&"authorization: Bearer abc.def.ghi".to_owned()), "{head:?}");
     assert_eq!(refused.code, 3, "one request is enough: {}", refused.stderr);
     assert!(refused.stderr.contains(r#"Bearer realm="there""#), "{}", refused.stderr);
-    assert!(!refused.stderr.contains("abc.def"), "{}", refused.stderr);
+    assert!(!refused.stderr.contains("abc.def"), "though the server repeats it: {}", refused.stderr);
 }
 
 #[test]
