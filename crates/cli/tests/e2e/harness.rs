@@ -8,6 +8,7 @@ pub(crate) mod node;
 mod process;
 mod python;
 mod ran;
+mod redis;
 mod setup;
 mod upstream;
 
@@ -16,6 +17,7 @@ pub(crate) use gateway::Gateway;
 pub(crate) use mcp::{Answer, MODERN, Mcp};
 pub(crate) use process::{Process, free_port, until};
 pub(crate) use ran::{Ran, run, run_with};
+pub(crate) use redis::Redis;
 pub(crate) use upstream::Upstream;
 
 /// Makes a `#[test]` of each function for each upstream that it is to hold for.

@@ -13,6 +13,7 @@ mod admin;
 mod away;
 mod baseline;
 mod call;
+mod chaos;
 mod conformance;
 mod demo;
 mod eras;
