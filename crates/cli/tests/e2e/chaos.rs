@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use client::{Client, Kind};
-use fleet::{Engine, Fleet};
+use fleet::{Balancer, Engine, Fleet};
 use ledger::Ledger;
 
 /// A small generator: what matters is that a seed says everything.
@@ -42,25 +42,41 @@ fn setting(name: &str, otherwise: u64) -> u64 {
 
 #[test]
 fn over_one_redis() {
-    run(Engine::Standalone);
+    run(Engine::Standalone, Fate::Killed);
+}
+
+#[test]
+fn a_rolling_update_loses_nothing() {
+    let ledger = run(Engine::Standalone, Fate::Updated);
+    // A connection that is refused goes to the next replica, as load balancers do it.
+    assert_eq!(ledger.disturbed(), Vec::<String>::new());
+}
+
+/// What happens to the replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// They and all the rest are killed at random.
+    Killed,
+    /// Each is asked to end, and started again.
+    Updated,
 }
 
 #[expect(clippy::disallowed_methods, reason = "other processes live in real time")]
-fn run(engine: Engine) {
+fn run(engine: Engine, fate: Fate) -> Ledger {
     let seed = setting("THROUGHLINE_CHAOS_SEED", 1);
     let lasts = Duration::from_secs(setting("THROUGHLINE_CHAOS_SECONDS", 15));
     let clients = setting("THROUGHLINE_CHAOS_CLIENTS", 60);
     let mut fleet = Fleet::start(engine);
-    let urls: Arc<[String]> = fleet.urls().into();
+    let balancer = Arc::new(Balancer::new(fleet.urls()));
     let over = Arc::new(AtomicBool::new(false));
     let (tell, told) = mpsc::channel();
     let threads: Vec<_> = (0..clients)
         .map(|number| {
-            let (urls, over, tell) = (Arc::clone(&urls), Arc::clone(&over), tell.clone());
+            let (balancer, over, tell) = (Arc::clone(&balancer), Arc::clone(&over), tell.clone());
             let dice = Dice::new(seed.wrapping_mul(1_000_003) + number);
             let kind = Kind::of(number);
             thread::spawn(move || {
-                let mut client = Client::start(number, kind, urls, dice);
+                let mut client = Client::start(number, kind, balancer, dice);
                 while !over.load(Ordering::Relaxed) {
                     client.act(&tell);
                 }
@@ -70,8 +86,23 @@ fn run(engine: Engine) {
         .collect();
     let mut dice = Dice::new(seed);
     let started = Instant::now();
-    while started.elapsed() < lasts {
-        fleet.kill_something(&mut dice);
+    match fate {
+        Fate::Killed => {
+            while started.elapsed() < lasts {
+                fleet.kill_something(&mut dice);
+            }
+        }
+        Fate::Updated => {
+            let (balancer, over) = (Arc::clone(&balancer), Arc::clone(&over));
+            let looking = thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    balancer.look();
+                    thread::park_timeout(Duration::from_millis(20));
+                }
+            });
+            fleet.update();
+            drop(looking);
+        }
     }
     over.store(true, Ordering::Relaxed);
     fleet.wait_until_whole();
@@ -85,4 +116,8 @@ fn run(engine: Engine) {
     told.into_iter().for_each(|event| ledger.note(event));
     println!("{}", ledger.report(engine, seed, clients, started.elapsed(), fleet.kills()));
     ledger.check(&fleet.journal());
+    if fate == Fate::Killed {
+        assert!(ledger.has_recovered(), "something was lost, and came back");
+    }
+    ledger
 }

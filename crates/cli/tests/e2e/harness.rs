@@ -2,8 +2,9 @@
 
 mod client;
 mod gateway;
-mod http;
+pub(crate) mod http;
 mod mcp;
+mod nginx;
 pub(crate) mod node;
 mod process;
 mod python;
@@ -15,6 +16,7 @@ mod upstream;
 pub(crate) use client::Client;
 pub(crate) use gateway::Gateway;
 pub(crate) use mcp::{Answer, MODERN, Mcp};
+pub(crate) use nginx::Balancer;
 pub(crate) use process::{Process, free_port, until};
 pub(crate) use ran::{Ran, run, run_with};
 pub(crate) use redis::Redis;

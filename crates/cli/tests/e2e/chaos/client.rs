@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::Dice;
-use super::fleet::SECRET;
+use super::fleet::{Balancer, SECRET};
 use super::ledger::{Event, Outcome};
 use crate::harness::{Mcp, until};
 
@@ -37,7 +37,7 @@ impl Kind {
 pub(super) struct Client {
     name: String,
     kind: Kind,
-    urls: Arc<[String]>,
+    balancer: Arc<Balancer>,
     dice: Dice,
     session: Option<String>,
     calls: u64,
@@ -45,9 +45,9 @@ pub(super) struct Client {
 
 impl Client {
     /// A client that has initialised.
-    pub(super) fn start(number: u64, kind: Kind, urls: Arc<[String]>, dice: Dice) -> Self {
+    pub(super) fn start(number: u64, kind: Kind, balancer: Arc<Balancer>, dice: Dice) -> Self {
         let name = format!("c{number}");
-        let mut client = Client { name, kind, urls, dice, session: None, calls: 0 };
+        let mut client = Client { name, kind, balancer, dice, session: None, calls: 0 };
         until("initialize to succeed", || client.initialize());
         client
     }
@@ -70,8 +70,7 @@ impl Client {
 
     /// The way to a random replica.
     fn somewhere(&mut self) -> Mcp {
-        let at = usize::try_from(self.dice.roll(self.urls.len() as u64)).expect("a small number");
-        let mut mcp = Mcp::new(self.urls[at].as_str())
+        let mut mcp = Mcp::new(self.balancer.pick(&mut self.dice))
             .with_header("X-User", &self.name)
             .with_header("X-Proxy-Secret", SECRET);
         mcp.session.clone_from(&self.session);

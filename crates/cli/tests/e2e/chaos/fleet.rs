@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::Dice;
-use crate::harness::{Gateway, Redis, Upstream};
+use crate::harness::{Gateway, Redis, Upstream, http};
 
 /// What the proxy in front proves itself with.
 pub(super) const SECRET: &str = "abc";
@@ -18,6 +19,40 @@ const SECRET_SHA256: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb41
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Engine {
     Standalone,
+}
+
+/// Which replicas a load balancer sends requests to.
+pub(super) struct Balancer {
+    urls: Vec<String>,
+    takes: Vec<AtomicBool>,
+}
+
+impl Balancer {
+    pub(super) fn new(urls: Vec<String>) -> Self {
+        let takes = urls.iter().map(|_| AtomicBool::new(true)).collect();
+        Balancer { urls, takes }
+    }
+
+    /// A random one of them.
+    pub(super) fn pick(&self, dice: &mut Dice) -> &str {
+        let ready: Vec<_> =
+            self.urls.iter().zip(&self.takes).filter(|(_, takes)| takes.load(Ordering::Relaxed)).collect();
+        let at =
+            |sides: usize, dice: &mut Dice| usize::try_from(dice.roll(sides as u64)).expect("a small number");
+        match ready.len() {
+            0 => &self.urls[at(self.urls.len(), dice)],
+            some => ready[at(some, dice)].0,
+        }
+    }
+
+    /// Looks which are ready, as load balancers do.
+    pub(super) fn look(&self) {
+        for (url, takes) in self.urls.iter().zip(&self.takes) {
+            let ready = url.replace("/mcp", "/readyz");
+            let said = http::send("GET", &ready, &[], None);
+            takes.store(said.is_ok_and(|(answer, _)| answer.status == 200), Ordering::Relaxed);
+        }
+    }
 }
 
 /// All processes.
@@ -44,6 +79,7 @@ impl Fleet {
         let config = dir.path().join("throughline.toml");
         let text = format!(
             "store = {:?}\nkey_ring = {ring:?}\ntrusted_proxies = [\"127.0.0.1\"]\naccess_log = false\n\
+             timeouts.drain = \"1s\"\n\
              [callers.proxy]\nheader = \"x-user\"\nsecret_header = \"x-proxy-secret\"\n\
              secret_sha256 = \"{SECRET_SHA256}\"\n[upstream]\nurl = {}\n",
             redis.url(),
@@ -73,6 +109,15 @@ impl Fleet {
         pause(dice);
         for victim in [Some(first), second].into_iter().flatten() {
             self.start_again(victim);
+        }
+    }
+
+    /// Asks one replica after the other to end, and starts it again.
+    pub(super) fn update(&mut self) {
+        for replica in &mut self.replicas {
+            replica.terminate();
+            replica.start_again();
+            *self.kills.entry("update").or_default() += 1;
         }
     }
 

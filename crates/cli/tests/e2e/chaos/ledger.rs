@@ -111,8 +111,20 @@ impl Ledger {
                 }
             }
         }
-        assert!(
-            self.events.iter().any(|event| matches!(event.outcome, Outcome::Done { restored: true, .. }))
-        );
+    }
+
+    /// Whether any call found its session restored.
+    pub(super) fn has_recovered(&self) -> bool {
+        self.events.iter().any(|event| matches!(event.outcome, Outcome::Done { restored: true, .. }))
+    }
+
+    /// Calls that were answered with an error, or not at all.
+    pub(super) fn disturbed(&self) -> Vec<String> {
+        let disturbed = self.events.iter().filter_map(|event| match &event.outcome {
+            Outcome::Refused { status, text, .. } => Some(format!("{:?}: {status} {text}", event.key)),
+            Outcome::Broken { connected: true } => Some(format!("{:?}: broken", event.key)),
+            Outcome::Broken { connected: false } | Outcome::Done { .. } => None,
+        });
+        disturbed.collect()
     }
 }

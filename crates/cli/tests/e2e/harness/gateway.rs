@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::http;
 use super::process::{Process, free_port, until};
+use super::redis::Redis;
 
 /// A running `throughline serve`, with a state directory of its own that survives its restarts.
 pub(crate) struct Gateway {
@@ -18,6 +19,15 @@ impl Gateway {
     /// Starts a gateway with a configuration file, and waits until it is ready.
     pub(crate) fn configured(config: &Path) -> Self {
         Self::start("--config", &[config.to_str().expect("a path in UTF-8")])
+    }
+
+    /// Starts several replicas in front of `upstream`, which share their sessions.
+    pub(crate) fn replicas(count: usize, upstream: &str, redis: &Redis, ring: &Path) -> Vec<Self> {
+        if !ring.exists() {
+            throughline_gateway::keys::create(ring, throughline_gateway::Effects::REAL).expect("a key ring");
+        }
+        let (store, ring) = (redis.url(), ring.to_str().expect("a path in UTF-8"));
+        (0..count).map(|_| Self::start(upstream, &["--store", &store, "--key-ring", ring])).collect()
     }
 
     /// Starts a gateway in front of `upstream`, and waits until it is ready.
@@ -59,6 +69,11 @@ impl Gateway {
     /// Kills it.
     pub(crate) fn kill9(&mut self) {
         self.process.kill9();
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn terminate(&mut self) {
+        assert!(self.process.terminate(), "it ends well");
     }
 
     /// Starts it again after [`Gateway::kill9`], with what it had written down until then.

@@ -45,8 +45,18 @@ impl Process {
 
     /// Interrupts it, as Ctrl-C does.
     pub(crate) fn interrupt(&self) {
+        self.signal("-INT");
+    }
+
+    /// Asks it to end, as an orchestrator does, and waits until it has; whether it then reported success.
+    pub(crate) fn terminate(&mut self) -> bool {
+        self.signal("-TERM");
+        self.succeeds()
+    }
+
+    fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-INT", &pid]).status().expect("kill");
+        let sent = Command::new("kill").args([signal, &pid]).status().expect("kill");
         assert!(sent.success(), "{} has ended", self.name);
     }
 
