@@ -18,9 +18,18 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// The reference server, on rmcp.
     pub(crate) fn rmcp() -> Self {
+        Self::reference(&["--stateful"])
+    }
+
+    /// The same, of both eras.
+    pub(crate) fn rmcp_dual() -> Self {
+        Self::reference(&["--stateful", "--era", "dual"])
+    }
+
+    fn reference(more: &[&str]) -> Self {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");
-        let arguments = ["reference", "--stateful", "--listen", listen.as_str()];
+        let arguments = [&["reference", "--listen", listen.as_str()], more].concat();
         Self::start(Process::start("upstream (rmcp)", env!("CARGO_BIN_EXE_throughline"), &arguments), port)
     }
 
