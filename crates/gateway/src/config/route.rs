@@ -51,6 +51,8 @@ pub struct Route {
     pub answers: Answers,
     /// `on_store_miss`: what becomes of a valid session id without a record. Default [`OnStoreMiss::Rebuild`].
     pub on_store_miss: OnStoreMiss,
+    /// `on_store_failure`: what becomes of sessions while the store is away. Default [`OnStoreFailure::Serve`].
+    pub on_store_failure: OnStoreFailure,
     /// `unsafe_after_loss`: what becomes of a request that is not safe to repeat when it meets a lost session
     /// and certainly was not executed. Default [`UnsafeAfterLoss::Replay`].
     pub unsafe_after_loss: UnsafeAfterLoss,
@@ -82,6 +84,7 @@ impl Route {
             anonymous: Anonymous::Isolated,
             answers: Answers::AsUpstream,
             on_store_miss: OnStoreMiss::Rebuild,
+            on_store_failure: OnStoreFailure::Serve,
             unsafe_after_loss: UnsafeAfterLoss::Replay,
             restore_calls: Vec::new(),
             trust_annotations: false,
@@ -132,6 +135,15 @@ pub enum OnStoreMiss {
     Rebuild,
     /// `"not-found"`: 404, as a server without a gateway would answer, so that the client starts anew.
     NotFound,
+}
+
+/// What becomes of sessions while the store cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStoreFailure {
+    /// `"serve"`: they go on from what is known here and from their ids; the store is brought up to date later.
+    Serve,
+    /// `"refuse"`: 503, since what other replicas have done cannot be known.
+    Refuse,
 }
 
 /// What becomes of an unsafe request (one that may not be executed twice) that met a lost upstream session.

@@ -4,6 +4,7 @@ use http::{HeaderName, Uri};
 
 use super::*;
 
+mod callers;
 mod upstream;
 
 const UPSTREAM: &str = "[upstream]\nurl = \"http://127.0.0.1:3000/mcp\"\n";
@@ -91,6 +92,7 @@ admin = "unix:/run/tl.sock"
 access_log = false
 workers = 3
 state_dir = "/var/lib/tl"
+key_ring = "/run/secrets/keyring"
 store = "memory:"
 allowed_hosts = ["MCP.example.com", "[::1]:8808", "10.0.0.7"]
 allowed_origins = ["https://App.example.com:443", "vscode-webview://abc"]
@@ -140,6 +142,7 @@ mode = "stateless"
 anonymous = "shared"
 answers = "json"
 on_store_miss = "not-found"
+on_store_failure = "refuse"
 unsafe_after_loss = "refuse"
 restore.calls = ["set_workspace", "log in"]
 trust_annotations = true
@@ -171,6 +174,7 @@ fn every_key_is_read() {
         workers: NonZeroUsize::new(3),
         state_dir: Some("/var/lib/tl".into()),
         store: StoreUrl::Memory,
+        key_ring: KeyRingPlace::File("/run/secrets/keyring".into()),
         allowed_hosts: vec!["mcp.example.com".into(), "[::1]:8808".into(), "10.0.0.7".into()],
         allowed_origins: vec!["https://app.example.com".into(), "vscode-webview://abc".into()],
         trusted_proxies: ["10.0.0.0/8", "::1"].map(|text| Network::parse(text).unwrap()).to_vec(),
@@ -426,6 +430,7 @@ fn the_environment_overrides_the_file_and_flags_override_both() {
         ("THROUGHLINE_ADMIN", "127.0.0.1:2"),
         ("THROUGHLINE_ADMIN_TOKEN", "0123456789abcdef"),
         ("THROUGHLINE_STORE", "memory:"),
+        ("THROUGHLINE_KEY_RING_FILE", "/r"),
         ("THROUGHLINE_STATE_DIR", "/s"),
         ("THROUGHLINE_WORKERS", "2"),
         ("THROUGHLINE_ALLOWED_HOSTS", "a.example, B.example:80"),
@@ -437,6 +442,7 @@ fn the_environment_overrides_the_file_and_flags_override_both() {
     assert_eq!(config.admin, Some(AdminAddress::Tcp("127.0.0.1:2".parse().unwrap())));
     assert_eq!(config.admin_token.unwrap().expose(), "0123456789abcdef");
     assert_eq!(config.store, StoreUrl::Memory);
+    assert_eq!(config.key_ring, KeyRingPlace::File("/r".into()));
     assert_eq!(config.state_dir, Some("/s".into()));
     assert_eq!(config.workers, NonZeroUsize::new(3));
     assert_eq!(config.allowed_hosts, ["a.example", "b.example:80"]);
@@ -477,20 +483,6 @@ fn a_listener_for_other_machines_needs_allowed_hosts() {
 }
 
 #[test]
-fn anonymous_callers_share_where_they_are_one_person_or_the_file_says_so() {
-    let mut config = Config::for_upstream("http://h/mcp").unwrap();
-    let shares = |config: &Config, proxied| config.anonymous_callers_share(&config.routes[0], proxied);
-    assert!(shares(&config, false));
-    assert!(!shares(&config, true));
-    config.listen = "0.0.0.0:8808".parse().unwrap();
-    assert!(!shares(&config, false));
-
-    assert!(!shares(&parse(""), false));
-    let text = "listen = \"0.0.0.0:1\"\nupstream = { url = \"http://h\", anonymous = \"shared\" }";
-    assert!(shares(&Config::parse(text, "t.toml").unwrap(), true));
-}
-
-#[test]
 fn the_state_directory_is_found_by_the_environment() {
     for (variables, dir) in [
         (&[("STATE_DIRECTORY", "/a:/b"), ("HOME", "/h")][..], Some("/a")),
@@ -501,52 +493,4 @@ fn the_state_directory_is_found_by_the_environment() {
     ] {
         assert_eq!(default_state_dir(&env(variables)), dir.map(PathBuf::from));
     }
-}
-
-#[test]
-fn callers_are_refused_by_default_only_where_there_are_keys() {
-    assert!(!parse("").callers.refuses_anonymous());
-    assert!(parse("[callers]\nanonymous = \"refuse\"").callers.refuses_anonymous());
-    let key = format!("callers.keys.a.sha256 = \"{}\"\n", "0f".repeat(32));
-    assert!(parse(&key).callers.refuses_anonymous());
-    assert!(!parse(&format!("{key}callers.anonymous = \"allow\"")).callers.refuses_anonymous());
-}
-
-#[test]
-fn a_proxy_that_names_callers_has_to_be_named_itself() {
-    let proxy = "[callers.proxy]\nheader = \"x-user\"\nsecret_header = \"x-secret\"\n";
-    let secret = format!("secret_sha256 = \"{}\"\n", "0f".repeat(32));
-    assert!(parse(&format!("trusted_proxies = [\"10.0.0.1\"]\n{proxy}{secret}")).callers.refuses_anonymous());
-    assert_eq!(
-        error(&format!("{proxy}{secret}")),
-        "t.toml:1: callers.proxy: nobody is believed as a proxy: set trusted_proxies"
-    );
-    assert_eq!(
-        error(&format!("trusted_proxies = [\"10.0.0.1\"]\n{proxy}")),
-        "t.toml:2: callers.proxy: secret_sha256 is missing: write secret_sha256 = \"...\", what \
-         `printf %s SECRET | sha256sum` says"
-    );
-}
-
-#[test]
-fn keys_are_digests_and_each_is_one_callers() {
-    assert_eq!(
-        error("callers.keys.alice = {}"),
-        "t.toml:1: callers.keys.alice: sha256 is missing: write sha256 = \"...\", what `printf %s KEY | sha256sum` says"
-    );
-    // What was written in place of the digest may be the key.
-    assert_eq!(
-        error("callers.keys.alice.sha256 = \"hunter2\""),
-        "t.toml:1: callers.keys.alice.sha256: not a SHA-256 digest: write the 64 hex digits of \
-         `printf %s KEY | sha256sum`"
-    );
-    let digest = "0f".repeat(32);
-    assert_eq!(
-        error(&format!("[callers.keys]\na.sha256 = \"{digest}\"\nb.sha256 = \"{digest}\"")),
-        "t.toml:1: callers.keys: b and a are the same key"
-    );
-    assert_eq!(
-        error("callers.conversation.headers = [\"a b\"]"),
-        "t.toml:1: callers.conversation.headers: \"a b\" is not a header name"
-    );
 }
