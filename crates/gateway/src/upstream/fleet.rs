@@ -73,6 +73,8 @@ pub enum Told {
     Well,
     /// It was not, or by something in front of the endpoint.
     Ill,
+    /// No connection was to be had.
+    Unreachable,
     /// That does not tell.
     Nothing,
 }
@@ -95,7 +97,8 @@ impl Member {
     pub fn learn(&self, told: Told, now: Millis) {
         let change = match told {
             Told::Well => self.health.succeeded(),
-            Told::Ill => self.health.failed(now),
+            Told::Ill => self.health.failed(false, now),
+            Told::Unreachable => self.health.failed(true, now),
             Told::Nothing => Change::None,
         };
         let endpoint = &self.name;
@@ -238,11 +241,14 @@ impl Fleet {
         self.roster.load().listed.clone()
     }
 
-    /// Whether what is at this endpoint may go on there: it belongs to the fleet, and is not to be spared.
+    /// Whether what is at this endpoint is to go on there: it belongs to the fleet, and is not to be spared. A session
+    /// that moves loses what the server kept of it, so one attempt more is worth while where no connection was to be
+    /// had, and where no other endpoint is well.
     pub fn keeps(&self, member: &Member, now: Millis) -> bool {
         let roster = self.roster.load();
         let belongs = roster.listed.iter().chain(&roster.adopted).any(|known| known.id == member.id);
-        belongs && !member.is_out(now)
+        let is_spared = member.is_out(now) && !member.health.is_unreachable();
+        belongs && (!is_spared || roster.listed.iter().all(|other| other.is_out(now)))
     }
 
     /// A place for a new session: where the fewest are. None when all have been `tried`.
@@ -409,7 +415,10 @@ mod tests {
         eject(&members[1], Millis(NOW.0 + 1));
         assert_eq!(names(&fleet.candidates(NOW, &[], Member::sessions)), ["http://c/mcp"]);
         assert!(!fleet.keeps(&members[0], NOW) && fleet.keeps(&members[2], NOW));
+        members[1].learn(Told::Unreachable, Millis(NOW.0 + 1));
+        assert!(fleet.keeps(&members[1], NOW), "it may be back");
         eject(&members[2], Millis(NOW.0 + 2));
+        assert!(members.iter().all(|member| fleet.keeps(member, NOW)));
         // All are out: the one that was found ill the longest ago, until it is found ill again.
         assert_eq!(names(&fleet.candidates(NOW, &[], Member::sessions)), ["http://a/mcp"]);
         members[0].learn(Told::Ill, Millis(NOW.0 + 3));

@@ -77,7 +77,7 @@ pub(super) async fn send_now(
     Ok(answer)
 }
 
-const SPARED: &str = "its endpoint is gone, or failed repeatedly and is spared for a while";
+const SPARED: &str = "its endpoint is gone, or answered badly and is spared for a while";
 
 fn none_left() -> SendError {
     SendError::NotSent("no endpoint is left to be tried".to_owned())
@@ -100,7 +100,8 @@ fn told(sent: &Result<Answer, SendError>) -> Told {
         Ok(answer) if is_ill(answer.status, &answer.headers) => Told::Ill,
         // The server's own answer, whatever it says.
         Ok(_) => Told::Well,
-        Err(SendError::NotSent(_) | SendError::Broken(_)) => Told::Ill,
+        Err(SendError::NotSent(_)) => Told::Unreachable,
+        Err(SendError::Broken(_)) => Told::Ill,
         // A tool may be slow, and a session's endpoint was judged before.
         Err(SendError::Timeout(_) | SendError::Down(_)) => Told::Nothing,
     }
@@ -178,7 +179,7 @@ async fn is_another_up(core: &Core, seat: &Seat) -> bool {
             Ok(()) => return true,
             Err(error) => {
                 tracing::debug!(endpoint = other.name, %error, "an upstream endpoint takes no connection");
-                other.learn(Told::Ill, core.app.effects.now());
+                other.learn(Told::Unreachable, core.app.effects.now());
             }
         }
     }
@@ -230,7 +231,7 @@ pub async fn any_endpoint(core: &Core, fleet: &Fleet) -> Option<Rc<Endpoint>> {
     for candidate in candidates.iter().take(MAX_ASKED) {
         match core.endpoint(candidate).reach().await {
             Ok(()) => return Some(core.endpoint(candidate)),
-            Err(_) => candidate.learn(Told::Ill, core.app.effects.now()),
+            Err(_) => candidate.learn(Told::Unreachable, core.app.effects.now()),
         }
     }
     candidates.first().map(|first| core.endpoint(first))

@@ -36,6 +36,8 @@ struct State {
     standing: Standing,
     /// Failures in a row.
     failures: u32,
+    /// Whether the last of them was that no connection was to be had.
+    unreachable: bool,
     /// How often it was taken out without having been well for long.
     times: u32,
     /// When `times` no longer counts.
@@ -79,17 +81,24 @@ impl Health {
         }
     }
 
+    /// Whether the last that was heard of it is that it takes no connections: an attempt shows whether it does again,
+    /// and does no harm if it does not.
+    pub fn is_unreachable(&self) -> bool {
+        lock(&self.state).unreachable
+    }
+
     /// How often it was taken out.
     pub fn ejections(&self) -> u64 {
         self.ejections.load(Ordering::Relaxed)
     }
 
-    /// A request failed.
-    pub fn failed(&self, now: Millis) -> Change {
+    /// A request failed; `unreachable`: since no connection was to be had.
+    pub fn failed(&self, unreachable: bool, now: Millis) -> Change {
         let mut state = lock(&self.state);
         self.troubled.store(true, Ordering::Relaxed);
         let failures = state.failures.saturating_add(1);
         state.failures = failures;
+        state.unreachable = unreachable;
         match &mut state.standing {
             // Sent before, or because there was no other.
             Standing::Out { since, until } if now < *until => {
@@ -121,6 +130,7 @@ impl Health {
         self.troubled.store(false, Ordering::Relaxed);
         self.out_until.store(0, Ordering::Relaxed);
         state.failures = 0;
+        state.unreachable = false;
         match std::mem::take(&mut state.standing) {
             Standing::Well => Change::None,
             Standing::Out { .. } => Change::Returned,
@@ -137,9 +147,9 @@ mod tests {
     /// Fails so often that it is taken out, and says for how long.
     fn eject(health: &Health, now: u64) -> Duration {
         for _ in 1..EJECT_AFTER {
-            assert_eq!(health.failed(Millis(now)), Change::None);
+            assert_eq!(health.failed(true, Millis(now)), Change::None);
         }
-        match health.failed(Millis(now)) {
+        match health.failed(true, Millis(now)) {
             Change::Ejected(pause) => pause,
             other => panic!("{other:?}"),
         }
@@ -149,8 +159,8 @@ mod tests {
     fn failures_count_in_a_row_only() {
         let health = Health::default();
         for _ in 0..10 {
-            assert_eq!(health.failed(Millis(1)), Change::None);
-            assert_eq!(health.failed(Millis(1)), Change::None);
+            assert_eq!(health.failed(false, Millis(1)), Change::None);
+            assert_eq!(health.failed(false, Millis(1)), Change::None);
             assert_eq!(health.succeeded(), Change::None);
         }
         assert!(!health.is_out(Millis(1)));
@@ -167,7 +177,7 @@ mod tests {
             while health.is_out(Millis(now)) {
                 now += 500;
             }
-            assert_eq!(health.failed(Millis(now)), Change::Ejected(SECOND * seconds));
+            assert_eq!(health.failed(true, Millis(now)), Change::Ejected(SECOND * seconds));
         }
         assert_eq!(health.ejections(), 8);
     }
@@ -192,8 +202,10 @@ mod tests {
         let health = Health::default();
         assert_eq!(eject(&health, 1000), SECOND);
         assert_eq!(health.ill_since(), Millis(1000));
-        assert_eq!(health.failed(Millis(1900)), Change::None);
+        assert!(health.is_unreachable());
+        assert_eq!(health.failed(false, Millis(1900)), Change::None);
         assert_eq!(health.ill_since(), Millis(1900));
+        assert!(!health.is_unreachable(), "the last word counts");
         assert!(health.is_out(Millis(1999)) && !health.is_out(Millis(2000)));
         assert_eq!(health.ejections(), 1);
     }
