@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use throughline_store::{Millis, Record, State};
+use throughline_wire::loss::Sign;
 use throughline_wire::version::{ASSUMED, ProtocolVersion};
 use throughline_wire::{jsonrpc, method};
 use tokio::sync::watch;
@@ -208,7 +209,8 @@ impl Attempt {
         };
         Slot::Failed {
             generation: self.generation,
-            lost: self.lost,
+            // An endpoint that was down may be back, with what it kept.
+            lost: self.lost.filter(|lost| lost.sign != Sign::EndpointDown),
             attempts: self.attempts + 1,
             until: Millis(app.effects.now().0.saturating_add(millis(pause))),
         }

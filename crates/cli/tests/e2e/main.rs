@@ -15,6 +15,7 @@ mod baseline;
 mod conformance;
 mod demo;
 mod eras;
+mod fleet;
 mod idless;
 mod kept;
 mod peers;

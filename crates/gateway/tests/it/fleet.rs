@@ -245,6 +245,23 @@ fn while_all_are_away_sessions_wait_for_their_own_and_are_not_given_up() {
 }
 
 #[test]
+fn a_session_that_no_other_endpoint_takes_is_not_given_up() {
+    let mut upstreams: [_; 2] = endpoints();
+    let gateway = Gw::over(&upstreams, |config| config.timeouts.connect = Duration::from_millis(300));
+    let session = Session::open(&gateway.client());
+    assert_eq!(session.count(), "1");
+    let holder = upstreams.iter().position(|upstream| !upstream.server().open().is_empty()).unwrap();
+    upstreams[1 - holder].script(|request, _| {
+        (request.rpc() == "initialize").then(|| json(400, rpc_error(&request.id(), -32000, "not today")))
+    });
+    upstreams[holder].go_away();
+    assert_eq!(session.post(call("2", "count")).status, 502);
+    assert_eq!(upstreams[1 - holder].count("initialize"), 1);
+    upstreams[holder].come_back();
+    assert_eq!(session.count(), "2", "it is where it was");
+}
+
+#[test]
 fn what_is_new_waits_for_whichever_comes_back_first() {
     let mut upstreams: [_; 2] = endpoints();
     let gateway = Gw::over(&upstreams, |config| config.timeouts.connect = PATIENCE);
