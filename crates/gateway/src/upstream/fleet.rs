@@ -24,6 +24,8 @@ pub const MAX_MEMBERS: usize = 256;
 /// The endpoints of one route's upstream.
 pub struct Fleet {
     configured: Vec<Configured>,
+    /// The one endpoint, where there is only one and will be no other.
+    only: Option<Arc<Member>>,
     roster: ArcSwap<Roster>,
     /// Held while the roster is replaced.
     changing: Mutex<()>,
@@ -215,8 +217,13 @@ impl Fleet {
         // Until its addresses are known, a name is an endpoint itself.
         let listed = configured.iter().enumerate().map(|(of, url)| Member::new(of, Arc::clone(&url.to)));
         let roster = Roster { listed: listed.collect(), adopted: Vec::new() };
+        let only = match &configured[..] {
+            [one] if !one.resolves => roster.listed.first().cloned(),
+            _ => None,
+        };
         Arc::new(Fleet {
             configured,
+            only,
             roster: ArcSwap::from_pointee(roster),
             changing: Mutex::default(),
             turn: AtomicUsize::new(usize::from(start)),
@@ -224,11 +231,8 @@ impl Fleet {
     }
 
     /// Its one endpoint, where there is only one and will be no other.
-    pub fn only(&self) -> Option<Arc<Member>> {
-        match &self.configured[..] {
-            [one] if !one.resolves => self.roster.load().listed.first().cloned(),
-            _ => None,
-        }
+    pub fn only(&self) -> Option<&Arc<Member>> {
+        self.only.as_ref()
     }
 
     /// Whether requests carry something of the client's that the upstream may ask for.
@@ -264,6 +268,10 @@ impl Fleet {
 
     /// The place of a session that a record names; None when the endpoint does not belong to the fleet any more.
     pub fn seat_of(self: &Arc<Self>, name: &str) -> Option<Arc<Seat>> {
+        if let Some(only) = &self.only {
+            // It may be the same under another name. If it is not, it says so.
+            return Some(self.seat_at(Arc::clone(only)));
+        }
         let roster = self.roster.load_full();
         let known = match name {
             // Written when there was one endpoint, which did not need a name.
@@ -438,8 +446,10 @@ mod tests {
         assert!(fleet.seat_of("http://gone/mcp").is_none());
         // Nothing is looked up here, so that an address in a record is none of ours.
         assert!(fleet.seat_of("http://a/mcp#10.0.0.1").is_none());
-        assert_eq!(fleet.only().map(|member| member.name.clone()), None);
-        assert!(self::fleet(&["http://a/mcp"], Resolve::One).only().is_some());
+        assert!(fleet.only().is_none());
+        let alone = self::fleet(&["http://a/mcp"], Resolve::One);
+        assert!(alone.only().is_some());
+        assert_eq!(alone.seat_of("http://a-by-another-name/mcp").unwrap().member.name, "http://a/mcp");
     }
 
     #[test]

@@ -40,13 +40,16 @@ pub async fn send(
     body: Bytes,
 ) -> Result<Answer, SendError> {
     address.cookies.apply(&mut headers, core.app.effects.now());
-    let (answer, from) = match (address.at.fleet().only(), &address.at) {
-        (Some(only), _) => (core.endpoint(&only).send(method, headers, body).await?, only),
-        // In boxes: the future of a request to an only endpoint need not have room for it.
-        (None, Place::At(seat)) => Box::pin(at_seat(core, seat, Sending { method, headers, body })).await?,
-        (None, Place::Anywhere(fleet)) => {
-            Box::pin(anywhere(core, fleet, Sending { method, headers, body })).await?
-        }
+    if let Some(only) = address.at.fleet().only() {
+        let answer = core.endpoint(only).send(method, headers, body).await?;
+        address.cookies.keep(&answer.headers, &only.to, core.app.effects.now());
+        return Ok(answer);
+    }
+    let request = Sending { method, headers, body };
+    // In boxes: the future of a request to an only endpoint need not have room for it.
+    let (answer, from) = match &address.at {
+        Place::At(seat) => Box::pin(at_seat(core, seat, request)).await?,
+        Place::Anywhere(fleet) => Box::pin(anywhere(core, fleet, request)).await?,
     };
     address.cookies.keep(&answer.headers, &from.to, core.app.effects.now());
     Ok(answer)
@@ -62,17 +65,18 @@ pub(super) async fn send_now(
     let mut headers = address.headers();
     address.cookies.apply(&mut headers, core.app.effects.now());
     let fleet = address.at.fleet();
-    let (answer, from) = if let Some(only) = fleet.only() {
-        (core.endpoint(&only).send_now(method, headers, body).await?, only)
-    } else {
-        let now = core.app.effects.now();
-        let member = match &address.at {
-            Place::At(seat) if fleet.keeps(&seat.member, now) => Arc::clone(&seat.member),
-            Place::At(_) => return Err(SendError::NotSent(SPARED.to_owned())),
-            Place::Anywhere(fleet) => fleet.idlest(now, &[]).ok_or_else(none_left)?,
-        };
-        Box::pin(once(core, member, &Sending { method, headers, body })).await?
+    if let Some(only) = fleet.only() {
+        let answer = core.endpoint(only).send_now(method, headers, body).await?;
+        address.cookies.keep(&answer.headers, &only.to, core.app.effects.now());
+        return Ok(answer);
+    }
+    let now = core.app.effects.now();
+    let member = match &address.at {
+        Place::At(seat) if fleet.keeps(&seat.member, now) => Arc::clone(&seat.member),
+        Place::At(_) => return Err(SendError::NotSent(SPARED.to_owned())),
+        Place::Anywhere(fleet) => fleet.idlest(now, &[]).ok_or_else(none_left)?,
     };
+    let (answer, from) = Box::pin(once(core, member, &Sending { method, headers, body })).await?;
     address.cookies.keep(&answer.headers, &from.to, core.app.effects.now());
     Ok(answer)
 }
@@ -129,6 +133,10 @@ struct Patience {
 impl Patience {
     fn new(core: &Core) -> Self {
         Patience { until: Instant::now() + core.app.config.timeouts.connect, pause: RETRY_FIRST }
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.until
     }
 
     /// Waits a little. False when the time is over.
@@ -193,6 +201,9 @@ async fn anywhere(core: &Core, fleet: &Fleet, request: Sending) -> Result<(Answe
     let mut refused = none_left();
     loop {
         while let Some(member) = fleet.idlest(core.app.effects.now(), &tried) {
+            if !tried.is_empty() && patience.is_over() {
+                return Err(refused);
+            }
             tried.push(member.id);
             match once(core, member, &request).await {
                 Err(error @ SendError::NotSent(_)) => refused = error,
@@ -225,7 +236,7 @@ pub(super) async fn probe(core: &Core, fleet: &Arc<Fleet>, member: Arc<Member>) 
 /// This core's connections to an endpoint for a request that no session holds: to one that is up, if any is.
 pub async fn any_endpoint(core: &Core, fleet: &Fleet) -> Option<Rc<Endpoint>> {
     if let Some(only) = fleet.only() {
-        return Some(core.endpoint(&only));
+        return Some(core.endpoint(only));
     }
     let candidates = fleet.candidates(core.app.effects.now(), &[], Member::sessions);
     for candidate in candidates.iter().take(MAX_ASKED) {
