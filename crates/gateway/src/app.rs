@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use http::HeaderValue;
+use throughline_status::History;
 use throughline_store::{Store, StoreError};
 use tokio::sync::watch;
 
@@ -52,6 +53,8 @@ pub struct App {
     pub directory: Directory,
     /// What each principal has under way.
     pub accounts: Accounts,
+    /// How many requests there were lately.
+    pub history: Mutex<History>,
     /// Calls that go on without their client.
     pub detached: Arc<AtomicUsize>,
     /// How much is being answered.
@@ -110,6 +113,7 @@ impl App {
             instance,
             directory: Directory::new(&config.callers, &keys),
             accounts: Accounts::default(),
+            history: Mutex::default(),
             detached: Arc::default(),
             room: Room::default(),
             metrics: Metrics::new(effects.now()),

@@ -21,7 +21,7 @@ use crate::effects::Effects;
 use crate::keys::{self, KeysError, LiveKeys};
 use crate::tls::{Tls, TlsError};
 use crate::upstream::{destination, fleet::watch};
-use crate::{background, listener};
+use crate::{background, listener, status};
 
 /// How long work that no client waits for may go on after the last connection is done.
 pub const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -161,8 +161,7 @@ impl Gateway {
 
 /// A route as logs may show it.
 fn describe(route: &config::Route) -> String {
-    let endpoints: Vec<_> = route.upstream.iter().map(config::place).collect();
-    format!("{} -> {}", route.path, endpoints.join(" | "))
+    format!("{} -> {}", route.path, route.places())
 }
 
 fn cores() -> usize {
@@ -199,11 +198,10 @@ impl Worker {
                 .then(|| tokio::task::spawn_local(background::follow(Rc::clone(&core))));
             if self.index == 0 {
                 tokio::task::spawn_local(LiveKeys::watch(Arc::clone(&core.app)));
-            }
-            tokio::task::spawn_local(tidy_pools(Rc::clone(&core)));
-            if self.index == 0 {
+                tokio::task::spawn_local(status::sample(Arc::clone(&core.app)));
                 watch::start(&core);
             }
+            tokio::task::spawn_local(tidy_pools(Rc::clone(&core)));
             if let (0, Some(tls)) = (self.index, self.tls.clone()) {
                 tokio::task::spawn_local(tls.watch(Arc::clone(&core.app)));
             }

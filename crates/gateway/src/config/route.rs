@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderName, Uri};
 
-use super::Header;
+use super::{Header, place};
 
 /// URLs of one route at most.
 pub const MAX_ENDPOINTS: usize = 64;
@@ -89,6 +89,11 @@ impl Route {
             restore_calls: Vec::new(),
             trust_annotations: false,
         }
+    }
+
+    /// Its endpoints as logs and pages may show them: a query may hold a key.
+    pub fn places(&self) -> String {
+        self.upstream.iter().map(place).collect::<Vec<_>>().join(" | ")
     }
 }
 
