@@ -70,18 +70,14 @@ pub(super) async fn send_now(
         address.cookies.keep(&answer.headers, &only.to, core.app.effects.now());
         return Ok(answer);
     }
-    let now = core.app.effects.now();
     let member = match &address.at {
-        Place::At(seat) if fleet.keeps(&seat.member, now) => Arc::clone(&seat.member),
-        Place::At(_) => return Err(SendError::NotSent(SPARED.to_owned())),
-        Place::Anywhere(fleet) => fleet.idlest(now, &[]).ok_or_else(none_left)?,
+        Place::At(seat) => Arc::clone(&seat.member),
+        Place::Anywhere(fleet) => fleet.idlest(core.app.effects.now(), &[]).ok_or_else(none_left)?,
     };
     let (answer, from) = Box::pin(once(core, member, &Sending { method, headers, body })).await?;
     address.cookies.keep(&answer.headers, &from.to, core.app.effects.now());
     Ok(answer)
 }
-
-const SPARED: &str = "its endpoint is gone, or answered badly and is spared for a while";
 
 fn none_left() -> SendError {
     SendError::NotSent("no endpoint is left to be tried".to_owned())
@@ -155,7 +151,7 @@ async fn at_seat(core: &Core, seat: &Seat, request: Sending) -> Result<(Answer, 
     let mut patience = Patience::new(core);
     loop {
         let keeps = seat.fleet.keeps(&seat.member, core.app.effects.now());
-        let mut refused = SPARED.to_owned();
+        let mut refused = "its endpoint is gone, or answered badly and is spared for a while".to_owned();
         if keeps {
             match once(core, Arc::clone(&seat.member), &request).await {
                 Err(SendError::NotSent(error)) => refused = error,
