@@ -256,16 +256,17 @@ pub fn state_dir(config: &Config) -> Result<PathBuf, StartError> {
 }
 
 async fn open_store(config: &Config) -> Result<Store, StartError> {
-    match store_dir(config)? {
-        None => Ok(Store::memory()),
-        Some(dir) => Ok(Store::embedded(&dir).await?),
+    match (&config.store, store_dir(config)?) {
+        (StoreUrl::Redis(place), _) => Ok(Store::redis(place).await?),
+        (_, None) => Ok(Store::memory()),
+        (_, Some(dir)) => Ok(Store::embedded(&dir).await?),
     }
 }
 
 /// Where the embedded store lives; None for another store.
 fn store_dir(config: &Config) -> Result<Option<PathBuf>, StartError> {
     match &config.store {
-        StoreUrl::Memory => Ok(None),
+        StoreUrl::Memory | StoreUrl::Redis(_) => Ok(None),
         StoreUrl::Embedded(Some(dir)) => Ok(Some(dir.clone())),
         StoreUrl::Embedded(None) => Ok(Some(state_dir(config)?.join("store"))),
     }

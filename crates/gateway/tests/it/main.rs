@@ -26,6 +26,7 @@ mod oauth;
 mod process;
 mod proxies;
 mod questions;
+mod replicas;
 mod restored;
 mod setup_calls;
 mod single_flight;
