@@ -17,6 +17,7 @@ mod chaos;
 mod conformance;
 mod demo;
 mod eras;
+mod fleet;
 mod idless;
 mod kept;
 mod load;

@@ -294,10 +294,9 @@ impl Session {
         drop(known);
         if let Some(bound) = beaten.and_then(|it| Bound::unseal(app, self.route.index, self.key, &it)) {
             let core = Rc::clone(core);
-            let route = Arc::clone(&self.route);
             tokio::task::spawn_local(async move {
                 unused(held).await;
-                upstream::end_later(core.endpoint(&route), bound.address);
+                upstream::end_later(&core, bound.address);
             });
         }
     }

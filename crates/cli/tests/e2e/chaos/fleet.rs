@@ -67,13 +67,13 @@ impl Fleet {
         let redis = Redis::start(engine);
         let ring = dir.path().join("keyring");
         throughline_gateway::keys::create(&ring, throughline_gateway::Effects::REAL).expect("a key ring");
-        let urls = [format!("{:?}", upstreams[0].url())];
+        let urls: Vec<_> = upstreams.iter().map(|upstream| format!("{:?}", upstream.url())).collect();
         let config = dir.path().join("throughline.toml");
         let text = format!(
             "store = {:?}\nkey_ring = {ring:?}\ntrusted_proxies = [\"127.0.0.1\"]\naccess_log = false\n\
              timeouts.drain = \"1s\"\n\
              [callers.proxy]\nheader = \"x-user\"\nsecret_header = \"x-proxy-secret\"\n\
-             secret_sha256 = \"{SECRET_SHA256}\"\n[upstream]\nurl = {}\n",
+             secret_sha256 = \"{SECRET_SHA256}\"\n[upstream]\nurl = [{}]\n",
             redis.url(),
             urls.join(", "),
         );
