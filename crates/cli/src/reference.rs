@@ -17,6 +17,8 @@ use crate::{Failure, logging};
 /// Where the keys are read from: an argument would be seen by everyone on the machine.
 const KEYS: &str = "THROUGHLINE_REFERENCE_KEY";
 const PORT: u16 = 3000;
+/// The heading of the options that a server with sessions does not have.
+const STATELESS: &str = "Options of the stateless server";
 
 /// An MCP server, to try the gateway with: stateless, or with a session worth keeping.
 #[derive(clap::Args)]
@@ -41,21 +43,21 @@ pub(crate) struct Arguments {
     /// Keep a counter in every session, in memory: what a gateway has to hold together.
     #[arg(long)]
     stateful: bool,
-    /// Refuse requests whose Mcp-Method or Mcp-Name is missing or wrong, with -32020 (--stateful always does).
-    #[arg(long, env = "MCP_STRICT_HEADERS", value_parser = clap::builder::FalseyValueParser::new())]
+    /// Refuse requests whose Mcp-Method or Mcp-Name is missing or wrong, with -32020.
+    #[arg(help_heading = STATELESS, long, env = "MCP_STRICT_HEADERS", value_parser = clap::builder::FalseyValueParser::new())]
     strict_headers: bool,
     /// What this instance is called [default: $WEBSITE_INSTANCE_ID, $HOSTNAME, else random].
-    #[arg(long, value_name = "NAME", conflicts_with = "stateful")]
+    #[arg(help_heading = STATELESS, long, value_name = "NAME", conflicts_with = "stateful")]
     instance: Option<String>,
     /// A name that requests may be for, beside localhost ($WEBSITE_HOSTNAME always is one); * is any. May be repeated.
-    #[arg(long, value_name = "HOST", env = "THROUGHLINE_REFERENCE_HOSTS", value_delimiter = ',')]
+    #[arg(help_heading = STATELESS, long, value_name = "HOST", env = "THROUGHLINE_REFERENCE_HOSTS", value_delimiter = ',')]
     allowed_host: Vec<String>,
     /// From where browsers may send requests, beside this machine, as https://app.example. May be repeated.
-    #[arg(long, value_name = "ORIGIN", env = "THROUGHLINE_REFERENCE_ORIGINS", value_delimiter = ',')]
+    #[arg(help_heading = STATELESS, long, value_name = "ORIGIN", env = "THROUGHLINE_REFERENCE_ORIGINS", value_delimiter = ',')]
     allowed_origin: Vec<String>,
     /// The header in which a proxy that all requests come through names the caller [default: x-ms-client-principal-id
     /// where App Service authenticates, else none].
-    #[arg(long, value_name = "HEADER", env = "THROUGHLINE_REFERENCE_PRINCIPAL_HEADER")]
+    #[arg(help_heading = STATELESS, long, value_name = "HEADER", env = "THROUGHLINE_REFERENCE_PRINCIPAL_HEADER")]
     principal_header: Option<HeaderName>,
     /// Whom handles are for: a server with the same keys and another audience refuses them.
     #[arg(
@@ -66,7 +68,7 @@ pub(crate) struct Arguments {
     )]
     audience: String,
     /// How long the handle of a tally is good, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    #[arg(help_heading = STATELESS, long, value_name = "SECONDS", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     handle_lifetime: u64,
 }
 

@@ -13,7 +13,7 @@ mod upstream;
 pub(crate) use client::Client;
 pub(crate) use gateway::Gateway;
 pub(crate) use mcp::{Answer, MODERN, Mcp};
-pub(crate) use process::{Process, until};
+pub(crate) use process::{Process, free_port, until};
 pub(crate) use upstream::Upstream;
 
 /// Makes a `#[test]` of each function for each upstream that it is to hold for.

@@ -19,6 +19,7 @@ mod idless;
 mod kept;
 mod peers;
 mod races;
+mod reference;
 mod restored;
 mod sdk_client;
 mod stateless;

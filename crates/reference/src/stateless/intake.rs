@@ -20,8 +20,8 @@ use super::standard_headers::StandardHeaders;
 
 /// So many requests are answered at a time, streams included.
 const REQUESTS: usize = 512;
-/// The largest body of a request, in bytes.
-pub(super) const LARGEST_BODY: usize = 1 << 20;
+/// The largest body of a request, in bytes: room for the longest arguments of any tool, however they are escaped.
+pub(super) const LARGEST_BODY: usize = 1 << 18;
 /// A body that has not come by then does not come.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -87,7 +87,7 @@ async fn read(body: Body) -> Result<Bytes, (StatusCode, &'static str)> {
     match tokio::time::timeout(BODY_PATIENCE, Limited::new(body, LARGEST_BODY).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 1 MiB\n"))
+            Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 256 KiB\n"))
         }
         Ok(Err(_)) => Err((StatusCode::BAD_REQUEST, "the body broke off\n")),
         Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not come within 30 s\n")),

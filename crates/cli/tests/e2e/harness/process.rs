@@ -43,6 +43,12 @@ impl Process {
         self.child.wait().expect("its end");
     }
 
+    /// Asks it to end, with SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill").success(), "{} is there to be asked", self.name);
+    }
+
     /// Waits for it to end by itself; whether it then reported success.
     pub(crate) fn succeeds(&mut self) -> bool {
         until(&format!("{} to end", self.name), || self.child.try_wait().expect("its status")).success()
