@@ -2,9 +2,11 @@
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::ValueEnum;
+use clap::builder::FalseyValueParser;
+use clap::{ValueEnum, value_parser};
 use http::HeaderName;
 use throughline_reference::counter::{self, CounterConfig};
 use throughline_reference::instance::Instance;
@@ -17,8 +19,6 @@ use crate::{Failure, logging};
 /// Where the keys are read from: an argument would be seen by everyone on the machine.
 const KEYS: &str = "THROUGHLINE_REFERENCE_KEY";
 const PORT: u16 = 3000;
-/// The heading of the options that a server with sessions does not have.
-const STATELESS: &str = "Options of the stateless server";
 
 /// An MCP server, to try the gateway with: stateless, or with a session worth keeping.
 #[derive(clap::Args)]
@@ -43,21 +43,32 @@ pub(crate) struct Arguments {
     /// Keep a counter in every session, in memory: what a gateway has to hold together.
     #[arg(long)]
     stateful: bool,
+    /// With --stateful: a file that every key of the tool `mark` is written to, also for whoever kills the server.
+    #[arg(long, value_name = "FILE", requires = "stateful")]
+    journal: Option<PathBuf>,
+    #[command(flatten)]
+    stateless: Stateless,
+}
+
+/// What a server with sessions does not have.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Options of the stateless server")]
+struct Stateless {
     /// Refuse requests whose Mcp-Method or Mcp-Name is missing or wrong, with -32020.
-    #[arg(help_heading = STATELESS, long, env = "MCP_STRICT_HEADERS", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "MCP_STRICT_HEADERS", value_parser = FalseyValueParser::new())]
     strict_headers: bool,
     /// What this instance is called [default: $WEBSITE_INSTANCE_ID, $HOSTNAME, else random].
-    #[arg(help_heading = STATELESS, long, value_name = "NAME", conflicts_with = "stateful")]
+    #[arg(long, value_name = "NAME")]
     instance: Option<String>,
-    /// A name that requests may be for, beside localhost ($WEBSITE_HOSTNAME always is one); * is any. May be repeated.
-    #[arg(help_heading = STATELESS, long, value_name = "HOST", env = "THROUGHLINE_REFERENCE_HOSTS", value_delimiter = ',')]
+    /// A name that requests may be for, beside localhost and $WEBSITE_HOSTNAME; * is any. May be repeated.
+    #[arg(long, value_name = "HOST", env = "THROUGHLINE_REFERENCE_HOSTS", value_delimiter = ',')]
     allowed_host: Vec<String>,
-    /// From where browsers may send requests, beside this machine, as https://app.example. May be repeated.
-    #[arg(help_heading = STATELESS, long, value_name = "ORIGIN", env = "THROUGHLINE_REFERENCE_ORIGINS", value_delimiter = ',')]
+    /// From where browsers may send requests, beside this machine, as https://app.example:443. May be repeated.
+    #[arg(long, value_name = "ORIGIN", env = "THROUGHLINE_REFERENCE_ORIGINS", value_delimiter = ',')]
     allowed_origin: Vec<String>,
     /// The header in which a proxy that all requests come through names the caller [default: x-ms-client-principal-id
     /// where App Service authenticates, else none].
-    #[arg(help_heading = STATELESS, long, value_name = "HEADER", env = "THROUGHLINE_REFERENCE_PRINCIPAL_HEADER")]
+    #[arg(long, value_name = "HEADER", env = "THROUGHLINE_REFERENCE_PRINCIPAL_HEADER")]
     principal_header: Option<HeaderName>,
     /// Whom handles are for: a server with the same keys and another audience refuses them.
     #[arg(
@@ -68,7 +79,7 @@ pub(crate) struct Arguments {
     )]
     audience: String,
     /// How long the handle of a tally is good, in seconds.
-    #[arg(help_heading = STATELESS, long, value_name = "SECONDS", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 86_400, value_parser = value_parser!(u64).range(1..=31_536_000))]
     handle_lifetime: u64,
 }
 
@@ -97,11 +108,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
                 return Err("2026-07-28 has no sessions: --stateful needs --era legacy or dual".into());
             }
         };
-        let config = CounterConfig { era, ..CounterConfig::default() };
+        let config = CounterConfig { era, journal: arguments.journal, ..CounterConfig::default() };
         return serve(listen, |listener, stop| counter::serve(listener, config, stop));
     }
     logging::start();
-    let config = config(arguments, variable)?;
+    let config = config(arguments.stateless, arguments.era, variable)?;
     let named = matches!(&config.hosts, Hosts::Named(hosts) if hosts.is_empty());
     if named && !listen.ip().is_loopback() {
         tracing::warn!("only requests for localhost are answered; --allowed-host says for which other names");
@@ -124,7 +135,8 @@ fn address(variable: impl Fn(&str) -> Option<String>) -> Result<SocketAddr, Fail
 }
 
 fn config(
-    arguments: Arguments,
+    arguments: Stateless,
+    era: Option<Era>,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<StatelessConfig, Failure> {
     let keys = match variable(KEYS) {
@@ -148,7 +160,7 @@ fn config(
     Ok(StatelessConfig {
         instance,
         host: host(variable),
-        era: match arguments.era {
+        era: match era {
             Some(Era::Legacy) => stateless::Era::Legacy,
             None | Some(Era::Dual) => stateless::Era::Dual,
             Some(Era::Modern) => stateless::Era::Modern,

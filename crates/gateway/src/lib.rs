@@ -31,6 +31,7 @@ pub mod error;
 pub mod exchange;
 pub mod initialize;
 pub mod keys;
+pub mod lease;
 pub mod listen;
 pub mod listener;
 pub mod metadata;
