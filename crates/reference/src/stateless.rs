@@ -70,6 +70,10 @@ pub struct StatelessConfig {
     pub hosts: Hosts,
     /// From where browsers may send requests, as `SCHEME://HOST[:PORT]`, beside this machine.
     pub origins: Vec<String>,
+    /// How many requests are answered at a time, streams included.
+    pub requests: usize,
+    /// How long the body of a request may take to arrive.
+    pub body_patience: Duration,
     /// How many computations run at a time.
     pub computations: usize,
     /// How often the clock tells its subscribers that it has changed.
@@ -91,6 +95,8 @@ impl Default for StatelessConfig {
             principal_header: None,
             hosts: Hosts::Named(Vec::new()),
             origins: Vec::new(),
+            requests: 512,
+            body_patience: Duration::from_secs(30),
             computations: std::thread::available_parallelism().map_or(1, usize::from),
             clock_tick: Duration::from_secs(10),
             grace: Duration::from_secs(10),
@@ -201,7 +207,7 @@ fn router(
         response.headers_mut().insert(INSTANCE, instance.clone());
         std::future::ready(response)
     };
-    let intake = Arc::new(Intake::new(config.standard_headers));
+    let intake = Arc::new(Intake::new(config));
     Ok(Router::new()
         .route_service("/mcp", mcp.clone())
         .route_service("/mcp/", mcp)

@@ -16,24 +16,26 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::StatelessConfig;
 use super::standard_headers::StandardHeaders;
 
-/// So many requests are answered at a time, streams included.
-const REQUESTS: usize = 512;
 /// The largest body of a request, in bytes: room for the longest arguments of any tool, however they are escaped.
 pub(super) const LARGEST_BODY: usize = 1 << 18;
-/// A body that has not come by then does not come.
-const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What requests have to pass.
 pub(super) struct Intake {
     room: Arc<Semaphore>,
+    body_patience: Duration,
     headers: StandardHeaders,
 }
 
 impl Intake {
-    pub(super) fn new(headers: StandardHeaders) -> Self {
-        Self { room: Arc::new(Semaphore::new(REQUESTS)), headers }
+    pub(super) fn new(config: &StatelessConfig) -> Self {
+        Self {
+            room: Arc::new(Semaphore::new(config.requests)),
+            body_patience: config.body_patience,
+            headers: config.standard_headers,
+        }
     }
 }
 
@@ -46,7 +48,7 @@ pub(super) async fn take_in(State(intake): State<Arc<Intake>>, request: Request,
         return busy;
     };
     let (mut parts, body) = request.into_parts();
-    let body = match read(body).await {
+    let body = match read(body, intake.body_patience).await {
         Ok(body) => body,
         Err(refusal) => return refusal.into_response(),
     };
@@ -83,14 +85,14 @@ impl http_body::Body for Held {
     }
 }
 
-async fn read(body: Body) -> Result<Bytes, (StatusCode, &'static str)> {
-    match tokio::time::timeout(BODY_PATIENCE, Limited::new(body, LARGEST_BODY).collect()).await {
+async fn read(body: Body, patience: Duration) -> Result<Bytes, (StatusCode, &'static str)> {
+    match tokio::time::timeout(patience, Limited::new(body, LARGEST_BODY).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 256 KiB\n"))
         }
         Ok(Err(_)) => Err((StatusCode::BAD_REQUEST, "the body broke off\n")),
-        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not come within 30 s\n")),
+        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n")),
     }
 }
 

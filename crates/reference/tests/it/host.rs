@@ -1,9 +1,12 @@
 //! The stateless server among proxies, browsers and hosts: who may reach it, how much it takes, how it ends.
 
+use std::time::Duration;
+
 use serde_json::json;
 use throughline_reference::instance::Instance;
 use throughline_reference::stateless::{Hosts, StatelessConfig};
 
+use crate::http::PATIENCE;
 use crate::mcp::Mcp;
 use crate::server::{Stateless, modernised, quick};
 
@@ -46,6 +49,32 @@ fn bodies_have_a_limit() {
     assert_eq!(call(1 << 17).message()["result"]["isError"], true);
     assert_eq!(call(1 << 18).status, 413);
     assert_eq!(server.client().post_bytes(b"no JSON").status, 415);
+}
+
+#[test]
+fn what_is_too_much_or_too_slow_is_turned_away() {
+    let server = Stateless::start(StatelessConfig {
+        requests: 1,
+        body_patience: Duration::from_millis(50),
+        ..quick()
+    });
+    let slow = server.client().with_header("Content-Length", "9").bare("POST");
+    assert_eq!(slow.status, 408);
+
+    let (caller, params) =
+        modernised(&server.client(), "subscriptions/listen", json!({"notifications": {}}), json!({}));
+    let message = json!({"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": params});
+    let stream = caller.open(&message);
+    assert_eq!(stream.next()["method"], "notifications/subscriptions/acknowledged");
+    let busy = server.client().try_call("echo", json!({"message": "hi"}));
+    assert_eq!((busy.status, busy.header("retry-after")), (503, Some("1")));
+    let alive = Mcp::new(format!("{}/healthz", server.base)).bare("GET");
+    assert_eq!(alive.status, 200, "whoever asks for that is not turned away");
+    drop(stream);
+    // The place is free again once the server has seen that its client is gone.
+    let freed = (0..PATIENCE.as_millis())
+        .any(|_| server.client().try_call("echo", json!({"message": "hi"})).status == 200);
+    assert!(freed);
 }
 
 #[test]
