@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderName, StatusCode};
+use axum::http::HeaderName;
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::get;
@@ -128,7 +128,7 @@ pub enum Hosts {
 /// Serves MCP at `/mcp` until `shutdown` completes, then ends subscriptions, lets other requests end for
 /// [`StatelessConfig::grace`], and returns.
 ///
-/// Beside it answer `GET /healthz`, and `GET /readyz`, which becomes 503 as soon as the server is to stop.
+/// Beside it answer `GET /healthz` and `GET /readyz`. Connections are taken until the server is to stop.
 ///
 /// # Errors
 ///
@@ -169,7 +169,7 @@ fn router(
     stopping: CancellationToken,
     streams_end: CancellationToken,
 ) -> io::Result<Router> {
-    let server = Arc::new(Server::new(config, stopping.clone())?);
+    let server = Arc::new(Server::new(config, stopping)?);
     let mut transport = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(false)
         .with_json_response(true)
@@ -192,16 +192,6 @@ fn router(
         Arc::new(NeverSessionManager::default()),
         transport,
     );
-    let ready = move || {
-        let stopping = stopping.is_cancelled();
-        async move {
-            if stopping {
-                (StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
-            } else {
-                (StatusCode::OK, "ready\n")
-            }
-        }
-    };
     let instance = config.instance.header();
     let sign = move |mut response: Response| {
         response.headers_mut().insert(INSTANCE, instance.clone());
@@ -213,6 +203,6 @@ fn router(
         .route_service("/mcp/", mcp)
         .layer(from_fn_with_state(intake, take_in))
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
+        .route("/readyz", get(|| async { "ready\n" }))
         .layer(map_response(sign)))
 }
