@@ -63,7 +63,7 @@ struct Stateless {
     /// A name that requests may be for, beside localhost and $WEBSITE_HOSTNAME; * is any. May be repeated.
     #[arg(long, value_name = "HOST", env = "THROUGHLINE_REFERENCE_HOSTS", value_delimiter = ',')]
     allowed_host: Vec<String>,
-    /// From where browsers may send requests, beside this machine, as https://app.example:443. May be repeated.
+    /// From where browsers may send requests, beside this machine, as `https://app.example:443`. May be repeated.
     #[arg(long, value_name = "ORIGIN", env = "THROUGHLINE_REFERENCE_ORIGINS", value_delimiter = ',')]
     allowed_origin: Vec<String>,
     /// The header in which a proxy that all requests come through names the caller [default: x-ms-client-principal-id

@@ -82,11 +82,17 @@ fn the_gateway_in_front_of_it_lets_both_eras_keep_a_tally() {
     let legacy = Mcp::connected(gateway.url());
     let second = legacy.call("tally", json!({"handle": first["handle"]}));
     assert_eq!(second["total"], 2);
-    // The official client has a look at the schemas, too.
+}
+
+#[test]
+fn the_official_clients_keep_a_tally() {
+    let server = instance("one", OLD);
+    // They hold what they send and get to the schemas, too.
     for sdk in ["mcp1", "mcp2"] {
         let mut client = Client::connect(sdk, &server.url(), &[]);
-        let third = client.call("tally", json!({"handle": second["handle"]}));
-        assert_eq!(third["total"], 3, "{sdk}");
+        let first = client.call("tally", json!({"amount": 2}));
+        let second = client.call("tally", json!({"handle": first["handle"]}));
+        assert_eq!((&second["total"], &second["count"]), (&json!(3), &json!(2)), "{sdk}");
     }
 }
 

@@ -7,7 +7,7 @@ use rmcp::handler::server::wrapper::{Json, Parameters};
 use rmcp::model::{
     CallToolResponse, CallToolResult, ClientCapabilities, ContentBlock, ElicitRequest, ElicitRequestParams,
     ElicitResult, ElicitationAction, ElicitationSchema, InputRequest, InputRequiredResult,
-    ProgressNotificationParam, ProtocolVersion,
+    ProgressNotificationParam, ProgressToken, ProtocolVersion,
 };
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, tool, tool_router};
@@ -353,25 +353,37 @@ impl Server {
             tokio::select! {
                 counted = &mut counting => break counted,
                 _ = ticks.tick(), if token.is_some() => {
-                    let (Some(token), now) = (token.clone(), *checked.borrow()) else { continue };
-                    // The specification has progress rise with each message.
-                    if now <= told {
-                        continue;
-                    }
-                    told = now;
-                    let message = ProgressNotificationParam::new(token, now as f64).with_total(limit as f64);
-                    if context.peer.notify_progress(message).await.is_err() {
-                        // Nobody reads this any more; the token that stops the counting says so too.
-                        context.ct.cancel();
-                    }
+                    let now = *checked.borrow();
+                    tell_progress(context, token.as_ref(), &mut told, now, limit).await;
                 }
             }
         };
         match counted {
-            Ok(Some(primes)) => Ok(primes),
+            Ok(Some(primes)) => {
+                tell_progress(context, token.as_ref(), &mut told, limit, limit).await;
+                Ok(primes)
+            }
             Ok(None) => Err(ErrorData::internal_error("cancelled", None)),
             Err(panicked) => Err(ErrorData::internal_error(panicked.to_string(), None)),
         }
+    }
+}
+
+/// Tells the caller, if it gave a token for that, how far a call has got. What was told before, is not told again: the
+/// specification has progress rise with each message.
+async fn tell_progress(
+    context: &RequestContext<RoleServer>,
+    token: Option<&ProgressToken>,
+    told: &mut u64,
+    now: u64,
+    limit: u64,
+) {
+    let Some(token) = token.filter(|_| now > *told) else { return };
+    *told = now;
+    let message = ProgressNotificationParam::new(token.clone(), now as f64).with_total(limit as f64);
+    if context.peer.notify_progress(message).await.is_err() {
+        // Nobody reads this any more, so nobody waits for the result.
+        context.ct.cancel();
     }
 }
 

@@ -155,8 +155,7 @@ fn primes_are_counted_with_progress() {
     assert!(told.is_sorted_by(|before, after| before < after), "{told:?}");
     let result = &messages.last().unwrap()["result"];
     assert_eq!(result["structuredContent"]["primeCount"], 2_433_654);
-    // However fast the machine is: the test build takes longer than the pause between two of them.
-    assert!(!told.is_empty(), "no progress in {} ms", result["structuredContent"]["elapsedMs"]);
+    assert_eq!(told.last(), Some(&40_000_000.0));
 }
 
 #[test]
