@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::instance::random;
 
-/// More than this is a mistake: each is tried for nothing but its own signatures.
+/// More than this is a mistake: a rotation needs two.
 const MOST: usize = 16;
 /// What comes back longer than this was not made here.
 const LONGEST_TOKEN: usize = 2048;
@@ -147,6 +147,7 @@ pub(super) enum Refused {
     Changed,
     /// It names a key that is not among these.
     Foreign,
+    /// It was good for a while, which is over.
     Expired,
 }
 
