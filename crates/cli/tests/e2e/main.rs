@@ -23,6 +23,7 @@ mod kept;
 mod load;
 mod peers;
 mod races;
+mod reference;
 mod restored;
 mod sdk_client;
 mod stateless;

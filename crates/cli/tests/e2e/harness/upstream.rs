@@ -42,6 +42,16 @@ impl Upstream {
         Self::start(Process::start("upstream (rmcp)", env!("CARGO_BIN_EXE_throughline"), &arguments), port)
     }
 
+    /// The stateless reference server, on rmcp, with more in its environment (`NAME=VALUE`) and more arguments.
+    pub(crate) fn stateless(environment: &[&str], arguments: &[&str]) -> Self {
+        let port = free_port();
+        let listen = format!("127.0.0.1:{port}");
+        let mut command = environment.to_vec();
+        command.extend([env!("CARGO_BIN_EXE_throughline"), "reference", "--listen", listen.as_str()]);
+        command.extend(arguments);
+        Self::start(Process::start("upstream (stateless)", "env", &command), port)
+    }
+
     /// The fixture on the official Python SDK, version 1.
     pub(crate) fn python1() -> Self {
         Self::python("mcp1", &[])
