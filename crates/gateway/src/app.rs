@@ -1,10 +1,11 @@
 //! What the whole gateway shares ([`App`]), and what one core of it owns ([`Core`]).
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use http::HeaderValue;
+use throughline_status::History;
 use throughline_store::{Store, StoreError};
 use tokio::sync::watch;
 
@@ -49,6 +50,8 @@ pub struct App {
     pub directory: Directory,
     /// What each principal has under way.
     pub accounts: Accounts,
+    /// How many requests there were lately.
+    pub history: Mutex<History>,
     /// Calls that go on without their client.
     pub detached: Arc<AtomicUsize>,
     /// How much is being answered.
@@ -107,6 +110,7 @@ impl App {
             instance,
             directory: Directory::new(&config.callers, &keys),
             accounts: Accounts::default(),
+            history: Mutex::default(),
             detached: Arc::default(),
             room: Room::default(),
             metrics: Metrics::new(effects.now()),

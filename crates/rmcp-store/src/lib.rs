@@ -15,4 +15,4 @@ pub use manager::{Manager, ManagerError};
 pub use options::{Clock, Options};
 pub use place::OpenError;
 pub use sessions::Sessions;
-pub use throughline_store::{Millis, Store, StoreError};
+pub use throughline_store::{Millis, PlaceError, Store, StoreError};

@@ -2,25 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
-use throughline_store::{Store, StoreError};
+use throughline_store::{Place, PlaceError, Store, StoreError};
 
 /// Why a store could not be opened. The message is for whoever runs the server; it holds no password.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// The URL is none of a store.
-    #[error("the store's URL is not one of {FORMS}: correct it")]
+    #[error("this is not the URL of a session store: write memory:, embedded:DIR or redis://HOST")]
     Url,
+    /// It is one of Redis, but not a right one.
+    #[error("the session store's URL is wrong: {0}")]
+    Redis(#[from] PlaceError),
     /// Another process has the directory.
-    #[error("the session store in {} is in use by another process: stop that one, or give each a directory of its own", .0.display())]
+    #[error("the session store in {} is in use by another process: stop that one, or use Redis for several", .0.display())]
     InUse(PathBuf),
     /// As the store says.
     #[error("the session store cannot be opened: {0}")]
     Store(#[source] StoreError),
 }
-
-/// What can be written as a URL.
-const FORMS: &str = "memory: and embedded:DIR";
 
 pub(crate) async fn open(url: &str) -> Result<Store, OpenError> {
     match url.split_once(':') {
@@ -30,6 +30,10 @@ pub(crate) async fn open(url: &str) -> Result<Store, OpenError> {
                 StoreError::Locked { .. } => OpenError::InUse(dir.into()),
                 error => OpenError::Store(error),
             })
+        }
+        // Azure's form has commas.
+        Some((scheme, _)) if scheme.starts_with("redis") || url.contains(',') => {
+            Store::redis(&Place::parse(url)?).await.map_err(OpenError::Store)
         }
         _ => Err(OpenError::Url),
     }

@@ -50,7 +50,8 @@ pub(crate) enum Standing {
 }
 
 impl Sessions {
-    /// Opens the store at `url` with the default [`Options`]: `memory:` or `embedded:DIR`.
+    /// Opens the store at `url` with the default [`Options`]: `memory:`, `embedded:DIR`, or a Redis as the
+    /// [front page](crate#stores) says. A Redis that is away does not keep the server from starting.
     ///
     /// # Errors
     ///

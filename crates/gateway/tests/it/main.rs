@@ -29,6 +29,7 @@ mod restored;
 mod setup_calls;
 mod single_flight;
 mod stateless;
+mod status;
 mod streams;
 mod tidy;
 mod time_outs;

@@ -88,8 +88,8 @@ async fn expired_records_leave_the_store() {
 }
 
 async fn touched(store: &Store) -> Vec<Millis> {
-    let records = store.list(None, 100, Millis(0)).await.unwrap();
-    records.iter().map(|(_, stored)| stored.touched).collect()
+    let page = store.list(None, 100, Millis(0)).await.unwrap();
+    page.records.iter().map(|(_, stored)| stored.touched).collect()
 }
 
 /// Waits until the store has been told of a use at `at`.

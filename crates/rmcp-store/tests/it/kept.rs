@@ -68,9 +68,9 @@ async fn a_session_goes_on_behind_a_closed_and_opened_file() {
 
 #[tokio::test]
 async fn a_url_that_is_none_is_refused_without_being_repeated() {
-    for url in ["", "memory", "embedded:", "postgres://user:hunter2@host/db"] {
+    for url in ["", "memory", "embedded:", "postgres://user:hunter2@host/db", "redis://:hunter2@host:x"] {
         let error = Sessions::open(url).await.unwrap_err().to_string();
-        assert!(error.contains("correct it") && !error.contains("hunter2"), "{error}");
+        assert!(error.contains("session store") && !error.contains("hunter2"), "{error}");
     }
 }
 
@@ -186,6 +186,6 @@ fn rmcp_drops_what_it_does_not_know() {
 
 /// All records, as text.
 async fn records(store: &Store) -> Vec<String> {
-    let records = store.list(None, 100, throughline_rmcp::Millis(0)).await.unwrap();
-    records.iter().map(|(key, stored)| format!("{key} {stored:?}")).collect()
+    let page = store.list(None, 100, throughline_rmcp::Millis(0)).await.unwrap();
+    page.records.iter().map(|(key, stored)| format!("{key} {stored:?}")).collect()
 }

@@ -30,11 +30,16 @@ mod process;
 mod python;
 #[path = "../../../cli/tests/e2e/harness/setup.rs"]
 mod setup;
+// Redis servers are the store's.
+#[path = "../../../store/tests/it/servers.rs"]
+#[allow(dead_code, reason = "not all of it is needed here")]
+mod servers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use servers::Server;
 use tempfile::TempDir;
 use throughline_rmcp::{Clock, Millis, Options, Store};
 use tokio::time::Instant;
@@ -46,21 +51,27 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Backend {
     store: Store,
     dir: Option<TempDir>,
+    _redis: Option<Server>,
 }
 
 impl Backend {
     fn memory() -> Backend {
-        Backend { store: Store::memory(), dir: None }
+        Backend { store: Store::memory(), dir: None, _redis: None }
     }
 
     async fn embedded() -> Backend {
         let dir = tempfile::tempdir().unwrap();
-        Backend { store: Store::embedded(dir.path()).await.unwrap(), dir: Some(dir) }
+        Backend { store: Store::embedded(dir.path()).await.unwrap(), dir: Some(dir), _redis: None }
+    }
+
+    async fn redis() -> Backend {
+        let redis = Server::start(&[]);
+        Backend { store: redis.store().await, dir: None, _redis: Some(redis) }
     }
 
     /// All that there are.
     async fn all() -> Vec<Backend> {
-        vec![Backend::memory(), Backend::embedded().await]
+        vec![Backend::memory(), Backend::embedded().await, Backend::redis().await]
     }
 
     fn name(&self) -> String {
