@@ -80,7 +80,6 @@ impl Shared {
             let now = self.now();
             let error = match self.store.get(name.key, now).await {
                 Ok(Some(stored)) => {
-                    self.is_back();
                     let used = self.memory().copy(name.key).map(|(_, used)| used).unwrap_or_default();
                     if !self.is_good(name, &stored, used, now) {
                         self.memory().forget(name.key);
@@ -91,7 +90,6 @@ impl Shared {
                     return Ok(Some(stored.record));
                 }
                 Ok(None) => {
-                    self.is_back();
                     // Had it been ended, there would be a tombstone: the store was not told yet, or has lost it.
                     let record = self.remembered(name);
                     if record.is_some() {
@@ -153,7 +151,9 @@ mod tests {
 
     use throughline_store::Store;
 
+    use super::*;
     use crate::naming::Naming;
+    use crate::options::Options;
     use crate::sessions::Sessions;
 
     #[tokio::test]
@@ -174,5 +174,18 @@ mod tests {
         }
         assert_eq!(other.await, Ok(None));
         assert!(shared.loads.under_way().is_empty());
+    }
+
+    #[tokio::test]
+    async fn only_so_many_wait_for_a_store_that_is_away() {
+        let options = Options::default().with_patience(Duration::from_secs(600));
+        // Nobody listens there.
+        let shared = Sessions::open_with("redis://127.0.0.1:1", options).await.unwrap().shared;
+        let all = shared.loads.waiting.acquire_many(WAITING as u32).await.unwrap();
+        assert_eq!(shared.load(Naming::new("mcp").name("one")).await, Err(Away));
+        drop(all);
+        let asks = shared.load(Naming::new("mcp").name("other"));
+        let waited = tokio::time::timeout(Duration::from_millis(500), asks).await;
+        assert!(waited.is_err(), "there is room to wait: {waited:?}");
     }
 }

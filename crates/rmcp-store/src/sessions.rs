@@ -139,17 +139,13 @@ impl Sessions {
         };
         match shared.store.get(name.key, now).await {
             Ok(Some(stored)) => {
-                shared.is_back();
                 if !shared.is_good(name, &stored, last, now) {
                     shared.memory().forget(name.key);
                     return Standing::Ended;
                 }
                 shared.touch(name, now);
             }
-            Ok(None) => {
-                shared.is_back();
-                shared.put_back(name);
-            }
+            Ok(None) => shared.put_back(name),
             Err(error) => {
                 shared.is_away(&error);
                 // Another process may have used it since; who can say is away.
@@ -212,7 +208,10 @@ impl SessionStore for Sessions {
         shared.memory().saw(name.key, record.clone(), now);
         match shared.write(name, &record, now).await {
             Ok(true) => Ok(()),
-            Ok(false) => Err(NotKept::Ended.into()),
+            Ok(false) => {
+                shared.memory().forget(name.key);
+                Err(NotKept::Ended.into())
+            }
             Err(error) => {
                 shared.is_away(&error);
                 shared.owe(name, Owed::Record(record))
@@ -316,9 +315,9 @@ impl Shared {
         }
     }
 
+    /// Says that the store takes what it is told again. That it can be read is not enough: a full one can.
     pub(crate) fn is_back(&self) {
-        // The load alone, nearly always: it is shared by all cores.
-        if self.away.load(Ordering::Relaxed) && self.away.swap(false, Ordering::Relaxed) {
+        if self.away.swap(false, Ordering::Relaxed) {
             tracing::info!("the session store is back");
         }
     }

@@ -9,6 +9,7 @@
 mod expiry;
 mod kept;
 mod outage;
+mod redis_away;
 mod replica;
 mod restores;
 mod survives;
