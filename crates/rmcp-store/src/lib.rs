@@ -80,12 +80,12 @@
 //! | [`Options::with_idle`] | a day | with each request | also where the session never leaves rmcp's memory |
 //! | [`Options::with_absolute`] | a week | never | also while the session is in use |
 //!
-//! Requests of an expired session get 404, as the protocol has it. rmcp calls its store when a session begins and
-//! when it restores one, and no more: a time to live that is set there would run out under a session in use. Therefore
-//! the [`Manager`] notes each request. Once a minute it looks at the record of a session in use, and has the store told
-//! that it was used, together with the others of that second: two commands a minute for a session, whatever its load.
-//! At that look it also sees that another replica has ended the session; so a session can be used elsewhere for a
-//! minute after its DELETE.
+//! Requests of an expired session get 404, as the protocol has it. rmcp calls its store when a session begins and when
+//! it restores one, and no more: a time to live that is set there would run out under a session in use. Therefore the
+//! [`Manager`] notes each request. Once a minute (or each quarter of a shorter idle time) it looks at the record of a
+//! session in use, and has the store told that it was used, together with the others of that second: two commands a
+//! minute for a session, whatever its load. At that look it also sees that another replica has ended the session; so a
+//! session can be used elsewhere for a minute after its DELETE.
 //!
 //! rmcp itself drops sessions from memory after five minutes without a message (`SessionConfig::keep_alive`). That only
 //! frees memory now: the next request restores the session.
@@ -102,10 +102,10 @@
 //! | DELETE | nothing | the same; until then another process may still serve the session |
 //! | one that only the store knows | waits [`Options::with_patience`], 5 seconds, then 500 | found again |
 //!
-//! Never is a session 404 because the store is away. Up to 10,000 beginnings and ends wait for the store, and up to
-//! 1,024 sessions at a time for an answer of it; beyond that, new sessions are in memory only, and requests get their
-//! 500 at once. All requests of one session wait for the same look-up. A Redis that has lost its records is given those
-//! of the sessions in use again, within a minute.
+//! With the [`Manager`] no session is 404 because the store is away. Up to 10,000 beginnings and ends wait for the
+//! store, and up to 1,024 sessions at a time for an answer of it; beyond that, new sessions are in memory only, and
+//! requests get their 500 at once. All requests of one session wait for the same look-up. A Redis that has lost its
+//! records is given those of the sessions in use again, within a minute.
 //!
 //! The log says once that the store is away and once that it is back. Clients are not told where it is or why.
 //!
