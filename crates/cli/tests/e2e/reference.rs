@@ -133,8 +133,7 @@ fn a_host_gives_port_headers_and_names() {
     );
     assert_eq!((contradicting.status, contradicting.error_code()), (400, Some(-32020)));
 
-    server.terminate();
-    assert!(server.succeeds(), "SIGTERM is a way to end, not a failure");
+    assert!(server.terminate(), "SIGTERM is a way to end, not a failure");
 }
 
 #[test]
