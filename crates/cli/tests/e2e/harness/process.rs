@@ -43,10 +43,11 @@ impl Process {
         self.child.wait().expect("its end");
     }
 
-    /// Asks it to end, with SIGTERM.
-    pub(crate) fn terminate(&self) {
-        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        assert!(sent.expect("kill").success(), "{} is there to be asked", self.name);
+    /// Asks it to end, as an orchestrator does, and waits until it has; whether it then reported success.
+    pub(crate) fn terminate(&mut self) -> bool {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+        self.succeeds()
     }
 
     /// Waits for it to end by itself; whether it then reported success.

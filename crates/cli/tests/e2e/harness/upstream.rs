@@ -2,6 +2,7 @@
 //! features.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use super::http;
 use super::node;
@@ -31,6 +32,15 @@ impl Upstream {
         command.extend([env!("CARGO_BIN_EXE_throughline"), "reference", "--listen", listen.as_str()]);
         command.extend(arguments);
         Self::start(Process::start("upstream (stateless)", "env", &command), port)
+    }
+
+    /// The reference server, with a journal of what it has executed.
+    pub(crate) fn journaled(journal: &Path) -> Self {
+        let port = free_port();
+        let listen = format!("127.0.0.1:{port}");
+        let journal = journal.to_str().expect("a path in UTF-8");
+        let arguments = ["reference", "--stateful", "--listen", listen.as_str(), "--journal", journal];
+        Self::start(Process::start("upstream (rmcp)", env!("CARGO_BIN_EXE_throughline"), &arguments), port)
     }
 
     /// The fixture on the official Python SDK, version 1.
@@ -101,6 +111,11 @@ impl Upstream {
     /// Its MCP endpoint.
     pub(crate) fn url(&self) -> String {
         format!("{}/mcp", self.base)
+    }
+
+    /// Where it is, without a path.
+    pub(crate) fn base(&self) -> String {
+        self.base.clone()
     }
 
     /// Kills it, and with it all its sessions.
