@@ -18,9 +18,27 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// The reference server, on rmcp.
     pub(crate) fn rmcp() -> Self {
+        Self::reference(&["--stateful"])
+    }
+
+    /// The same, of both eras.
+    pub(crate) fn rmcp_dual() -> Self {
+        Self::reference(&["--stateful", "--era", "dual"])
+    }
+
+    fn reference(more: &[&str]) -> Self {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");
-        let arguments = ["reference", "--stateful", "--listen", listen.as_str()];
+        let arguments = [&["reference", "--listen", listen.as_str()], more].concat();
+        Self::start(Process::start("upstream (rmcp)", env!("CARGO_BIN_EXE_throughline"), &arguments), port)
+    }
+
+    /// The reference server, with a journal of what it has executed.
+    pub(crate) fn journaled(journal: &Path) -> Self {
+        let port = free_port();
+        let listen = format!("127.0.0.1:{port}");
+        let journal = journal.to_str().expect("a path in UTF-8");
+        let arguments = ["reference", "--stateful", "--listen", listen.as_str(), "--journal", journal];
         Self::start(Process::start("upstream (rmcp)", env!("CARGO_BIN_EXE_throughline"), &arguments), port)
     }
 
@@ -32,15 +50,6 @@ impl Upstream {
         command.extend([env!("CARGO_BIN_EXE_throughline"), "reference", "--listen", listen.as_str()]);
         command.extend(arguments);
         Self::start(Process::start("upstream (stateless)", "env", &command), port)
-    }
-
-    /// The reference server, with a journal of what it has executed.
-    pub(crate) fn journaled(journal: &Path) -> Self {
-        let port = free_port();
-        let listen = format!("127.0.0.1:{port}");
-        let journal = journal.to_str().expect("a path in UTF-8");
-        let arguments = ["reference", "--stateful", "--listen", listen.as_str(), "--journal", journal];
-        Self::start(Process::start("upstream (rmcp)", env!("CARGO_BIN_EXE_throughline"), &arguments), port)
     }
 
     /// The fixture on the official Python SDK, version 1.
