@@ -1,7 +1,10 @@
 //! What a file may say, what is refused, and in which words. Single values are tested in `value`.
 
+use http::{HeaderName, Uri};
+
 use super::*;
 
+mod callers;
 mod upstream;
 
 const UPSTREAM: &str = "[upstream]\nurl = \"http://127.0.0.1:3000/mcp\"\n";
@@ -54,6 +57,7 @@ fn the_example_is_valid_in_full_and_shows_the_defaults() {
     assert_eq!(full.store, StoreUrl::Embedded(None));
     // What has no default is shown by an example.
     let examples = Route {
+        probe: None,
         ca: None,
         client_certificate: None,
         client_key: None,
@@ -126,7 +130,9 @@ warm = "5s"
 [upstream]
 url = "http://[::1]:3000"
 [routes.files-2]
-url = "https://files.internal/x?y=1"
+url = ["https://files.internal/x?y=1", "https://files-2.internal/x"]
+resolve = "all"
+probe = "7s"
 ca = "/etc/ca.pem"
 client_certificate = "client.pem"
 client_key = "client.key"
@@ -203,7 +209,10 @@ fn every_key_is_read() {
             initialize_cache: minutes(1),
             warm: Duration::from_secs(5),
         },
-        routes: vec![Route::new("", Uri::from_static("http://[::1]:3000")), upstream::files_of_every_key()],
+        routes: vec![
+            Route::new("", vec![Uri::from_static("http://[::1]:3000")]),
+            upstream::files_of_every_key(),
+        ],
         callers: Callers {
             anonymous: Some(true),
             keys: vec![ApiKey { name: "robot".into(), sha256, kind: KeyKind::Application }],
@@ -476,20 +485,6 @@ fn a_listener_for_other_machines_needs_allowed_hosts() {
 }
 
 #[test]
-fn anonymous_callers_share_where_they_are_one_person_or_the_file_says_so() {
-    let mut config = Config::for_upstream("http://h/mcp").unwrap();
-    let shares = |config: &Config, proxied| config.anonymous_callers_share(&config.routes[0], proxied);
-    assert!(shares(&config, false));
-    assert!(!shares(&config, true));
-    config.listen = "0.0.0.0:8808".parse().unwrap();
-    assert!(!shares(&config, false));
-
-    assert!(!shares(&parse(""), false));
-    let text = "listen = \"0.0.0.0:1\"\nupstream = { url = \"http://h\", anonymous = \"shared\" }";
-    assert!(shares(&Config::parse(text, "t.toml").unwrap(), true));
-}
-
-#[test]
 fn the_state_directory_is_found_by_the_environment() {
     for (variables, dir) in [
         (&[("STATE_DIRECTORY", "/a:/b"), ("HOME", "/h")][..], Some("/a")),
@@ -500,52 +495,4 @@ fn the_state_directory_is_found_by_the_environment() {
     ] {
         assert_eq!(default_state_dir(&env(variables)), dir.map(PathBuf::from));
     }
-}
-
-#[test]
-fn callers_are_refused_by_default_only_where_there_are_keys() {
-    assert!(!parse("").callers.refuses_anonymous());
-    assert!(parse("[callers]\nanonymous = \"refuse\"").callers.refuses_anonymous());
-    let key = format!("callers.keys.a.sha256 = \"{}\"\n", "0f".repeat(32));
-    assert!(parse(&key).callers.refuses_anonymous());
-    assert!(!parse(&format!("{key}callers.anonymous = \"allow\"")).callers.refuses_anonymous());
-}
-
-#[test]
-fn a_proxy_that_names_callers_has_to_be_named_itself() {
-    let proxy = "[callers.proxy]\nheader = \"x-user\"\nsecret_header = \"x-secret\"\n";
-    let secret = format!("secret_sha256 = \"{}\"\n", "0f".repeat(32));
-    assert!(parse(&format!("trusted_proxies = [\"10.0.0.1\"]\n{proxy}{secret}")).callers.refuses_anonymous());
-    assert_eq!(
-        error(&format!("{proxy}{secret}")),
-        "t.toml:1: callers.proxy: nobody is believed as a proxy: set trusted_proxies"
-    );
-    assert_eq!(
-        error(&format!("trusted_proxies = [\"10.0.0.1\"]\n{proxy}")),
-        "t.toml:2: callers.proxy: secret_sha256 is missing: write secret_sha256 = \"...\", what \
-         `printf %s SECRET | sha256sum` says"
-    );
-}
-
-#[test]
-fn keys_are_digests_and_each_is_one_callers() {
-    assert_eq!(
-        error("callers.keys.alice = {}"),
-        "t.toml:1: callers.keys.alice: sha256 is missing: write sha256 = \"...\", what `printf %s KEY | sha256sum` says"
-    );
-    // What was written in place of the digest may be the key.
-    assert_eq!(
-        error("callers.keys.alice.sha256 = \"hunter2\""),
-        "t.toml:1: callers.keys.alice.sha256: not a SHA-256 digest: write the 64 hex digits of \
-         `printf %s KEY | sha256sum`"
-    );
-    let digest = "0f".repeat(32);
-    assert_eq!(
-        error(&format!("[callers.keys]\na.sha256 = \"{digest}\"\nb.sha256 = \"{digest}\"")),
-        "t.toml:1: callers.keys: b and a are the same key"
-    );
-    assert_eq!(
-        error("callers.conversation.headers = [\"a b\"]"),
-        "t.toml:1: callers.conversation.headers: \"a b\" is not a header name"
-    );
 }
