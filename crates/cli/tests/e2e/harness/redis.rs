@@ -78,7 +78,10 @@ impl Redis {
     fn cluster(dir: TempDir) -> Self {
         let nodes: Vec<_> = (0..6)
             .map(|_| {
-                let arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+                // Its own choice would be among the ports of outgoing connections.
+                let bus = free_port().to_string();
+                let arguments =
+                    ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", &bus];
                 Node::data(dir.path(), &arguments)
             })
             .collect();
