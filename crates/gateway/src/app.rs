@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::account::Accounts;
 use crate::config::{self, Config};
+use crate::deadlines::Deadlines;
 use crate::effects::Effects;
 use crate::initialize::InitializeCache;
 use crate::keys::LiveKeys;
@@ -170,6 +171,8 @@ impl App {
 pub struct Core {
     /// The shared part.
     pub app: Arc<App>,
+    /// Time-outs of this core's requests.
+    pub deadlines: Rc<Deadlines>,
     /// One for each route.
     pub endpoints: Vec<Rc<Endpoint>>,
     /// What this core has counted.
@@ -179,10 +182,12 @@ pub struct Core {
 impl Core {
     /// For one core's runtime.
     pub fn new(app: Arc<App>) -> Rc<Self> {
-        let endpoint = |route: &Arc<Route>| Endpoint::new(Arc::clone(&route.to), app.effects);
+        let deadlines = Deadlines::new();
+        let endpoint =
+            |route: &Arc<Route>| Endpoint::new(Arc::clone(&route.to), app.effects, Rc::clone(&deadlines));
         let endpoints = app.routes.iter().map(endpoint).collect();
         let metrics = app.metrics.shard(app.routes.len());
-        Rc::new(Core { app, endpoints, metrics })
+        Rc::new(Core { app, deadlines, endpoints, metrics })
     }
 
     /// This core's connections to a route's upstream.

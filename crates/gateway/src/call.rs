@@ -7,12 +7,10 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, USER_AGENT};
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, Method};
 use throughline_store::Record;
 use throughline_wire::envelope::{Envelope, Limits, Message};
-use throughline_wire::headers::{
-    LAST_EVENT_ID, MCP_METHOD, MCP_NAME, MCP_PARAM_PREFIX, MCP_PROTOCOL_VERSION,
-};
+use throughline_wire::headers::{MCP_METHOD, MCP_NAME, MCP_PARAM_PREFIX, MCP_PROTOCOL_VERSION};
 use throughline_wire::loss::{Sign, Verdict};
 use throughline_wire::{era, method};
 use tokio::time::Instant;
@@ -26,7 +24,7 @@ use crate::session::{InFlight, Kind, Session};
 use crate::translate::{Renamed, Tagger};
 use crate::upstream::http::SendError;
 use crate::upstream::{self, ACCEPT_BOTH, Address, JSON, Looked};
-use crate::{listen, recover, restore};
+use crate::{listen, names, recover, restore};
 
 /// An answer on its way to the client, with what it has to be translated by.
 pub struct Answered {
@@ -160,7 +158,8 @@ async fn loss_of(
         Verdict::Lost(sign) => Ok(Some(sign)),
         Verdict::Suspected(sign) => {
             let address = bound.address.on_behalf(credentials);
-            match upstream::ping(core.endpoint(&session.route), &address).await {
+            // In a box: it is rare, and every call would have to have room for it.
+            match Box::pin(upstream::ping(core.endpoint(&session.route), &address)).await {
                 Some(true) => Ok(None),
                 Some(false) => Ok(Some(sign)),
                 // Not known. A 404 would make the client throw its session away, which may well be alive.
@@ -282,11 +281,10 @@ fn cancel_unique(session: &Session, held: &Held) -> Option<Vec<u8>> {
 /// Headers for the upstream: the client's that mean something there, and what puts the request into the session.
 fn headers(arrived: &Arrived, kind: Kind, address: &Address) -> HeaderMap {
     let mut headers = forwarded(&arrived.headers, &arrived.caller.credentials);
-    let own = headers.get(MCP_PROTOCOL_VERSION).cloned().filter(|_| kind == Kind::Issued);
     address.apply(&mut headers);
     // A client of its own session says itself what it speaks, right or wrong.
-    if let Some(own) = own {
-        headers.insert(HeaderName::from_static(MCP_PROTOCOL_VERSION), own);
+    if let Some(own) = arrived.version.as_ref().filter(|_| kind == Kind::Issued) {
+        headers.insert(names::PROTOCOL_VERSION, own.clone());
     }
     headers
 }
@@ -322,7 +320,7 @@ pub fn listen_headers(
     headers.insert(ACCEPT, http::HeaderValue::from_static("text/event-stream"));
     address.apply(&mut headers);
     if let Some(id) = last_event_id.and_then(|id| http::HeaderValue::from_bytes(id).ok()) {
-        headers.insert(HeaderName::from_static(LAST_EVENT_ID), id);
+        headers.insert(names::LAST_EVENT_ID, id);
     }
     headers
 }

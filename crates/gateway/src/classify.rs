@@ -6,23 +6,24 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use throughline_wire::envelope::{self, Envelope, Limits, Message, Span};
 use throughline_wire::era::request_era;
-use throughline_wire::headers::{LAST_EVENT_ID, MCP_PROTOCOL_VERSION, MCP_SESSION_ID};
 use throughline_wire::method;
 use throughline_wire::version::{ASSUMED, Era, ProtocolVersion};
 use tokio::time::Instant;
 
-use crate::app::{App, Route};
+use crate::app::{App, Core, Route};
 use crate::config::{Answers, Mode};
 use crate::error::Fault;
+use crate::names;
 use crate::peer::{self, Peer};
 use crate::principal::{self, Caller};
 use crate::tally::Seen;
+use crate::upstream::{ACCEPT_BOTH, JSON};
 
 /// The reserved `_meta` member of revision 2026-07-28 that names the version of a request.
 const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
@@ -179,18 +180,24 @@ impl From<Fault> for Refused {
 }
 
 /// Reads and checks one HTTP request.
-pub async fn classify(app: &App, peer: Peer, parts: Parts, body: &mut Incoming) -> Result<Arrived, Refused> {
+pub async fn classify(
+    core: &Core,
+    peer: Peer,
+    parts: Parts,
+    body: &mut Incoming,
+) -> Result<Arrived, Refused> {
+    let app = &core.app;
     let began = Instant::now();
     let route = Arc::clone(app.route(parts.uri.path()).ok_or(Fault::NoRoute)?);
     let headers = &parts.headers;
     let what = match parts.method {
-        Method::POST => message(app, headers, body).await?,
-        Method::GET => What::Listen(text(headers, LAST_EVENT_ID).map(str::to_owned)),
+        Method::POST => message(core, headers, body).await?,
+        Method::GET => What::Listen(text(headers, &names::LAST_EVENT_ID).map(str::to_owned)),
         Method::DELETE => What::Close,
         _ => return Err(Fault::Method("GET, POST, DELETE").into()),
     };
-    let version = headers.get(MCP_PROTOCOL_VERSION).cloned();
-    let era = era_of(&what, text(headers, MCP_PROTOCOL_VERSION))?;
+    let version = headers.get(&names::PROTOCOL_VERSION).cloned();
+    let era = era_of(&what, version.as_ref().and_then(|version| version.to_str().ok()))?;
     let what = match (what, era) {
         // Only a name there: the modern era has no such method, which is for the upstream to say.
         (What::Initialize(held), Era::Modern) => What::Request(held),
@@ -207,7 +214,7 @@ pub async fn classify(app: &App, peer: Peer, parts: Parts, body: &mut Incoming) 
     Ok(Arrived {
         peer,
         caller,
-        session_id: headers.get(MCP_SESSION_ID).cloned(),
+        session_id: headers.get(&names::SESSION_ID).cloned(),
         route,
         what,
         era,
@@ -233,16 +240,16 @@ fn era_of(what: &What, header: Option<&str>) -> Result<Era, Fault> {
     Ok(request_era(header, meta.as_deref()))
 }
 
-async fn message(app: &App, headers: &HeaderMap, body: &mut Incoming) -> Result<What, Refused> {
+async fn message(core: &Core, headers: &HeaderMap, body: &mut Incoming) -> Result<What, Refused> {
     if !is_json(headers) || is_encoded(headers) {
         return Err(Fault::ContentType.into());
     }
     // A client that dribbles holds a connection and memory; what it may take for the head is enough for the rest.
-    let read = read_body(body, app.config.limits.body_bytes);
-    let body = tokio::time::timeout(app.config.timeouts.request_read, read)
-        .await
-        .map_err(|_| Fault::BodyBroken)??;
-    let limits = Limits { max_depth: app.config.limits.json_depth };
+    let config = &core.app.config;
+    let read = read_body(body, config.limits.body_bytes);
+    let body =
+        core.deadlines.within(config.timeouts.request_read, read).await.map_err(|_| Fault::BodyBroken)??;
+    let limits = Limits { max_depth: config.limits.json_depth };
     let body = unwrapped(body, &limits)?;
     let envelope = Envelope::parse(&body, &limits).map_err(Fault::Envelope)?;
     let held = |id: Option<Span>, method: &str, params: Option<Span>, body: &Bytes| Held {
@@ -295,12 +302,16 @@ async fn read_body(body: &mut Incoming, limit: usize) -> Result<Bytes, Fault> {
 }
 
 /// The header's value, where it is text.
-pub fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
+    if *value == JSON {
+        return true;
+    }
+    let value = value.to_str().unwrap_or_default();
     let essence = value.split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json")
 }
@@ -318,8 +329,12 @@ fn accepts(route: &Route, headers: &HeaderMap) -> Accepts {
 
 /// Whether the client reads event streams.
 pub fn reads_streams(headers: &HeaderMap) -> bool {
-    headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-        value.split(',').any(|range| {
+    headers.get_all(ACCEPT).iter().any(|value| {
+        // What nearly all clients say.
+        if *value == ACCEPT_BOTH {
+            return true;
+        }
+        value.to_str().unwrap_or_default().split(',').any(|range| {
             let range = range.split(';').next().unwrap_or_default().trim();
             ["text/event-stream", "text/*", "*/*"].iter().any(|known| range.eq_ignore_ascii_case(known))
         })

@@ -13,7 +13,6 @@ use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use throughline_store::{Millis, RecordKey};
 use throughline_wire::envelope;
-use throughline_wire::headers::MCP_SESSION_ID;
 use throughline_wire::seal::SessionToken;
 use throughline_wire::{jsonrpc, method};
 use tokio::sync::watch;
@@ -27,6 +26,7 @@ use crate::classify::{Arrived, Held};
 use crate::config::Mode;
 use crate::credentials::Credentials;
 use crate::error::Fault;
+use crate::names;
 use crate::principal::{Caller, Continuity};
 use crate::session::millis;
 use crate::upstream::cookies::Jar;
@@ -145,7 +145,7 @@ async fn ask(
             // Copied: a header's value holds on to the buffer that the whole head was read into, for as long as it
             // lives, and this one lives as long as the session.
             let session_id =
-                headers.get(MCP_SESSION_ID).and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
+                headers.get(&names::SESSION_ID).and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
             let address = Address { session_id, version: Some(version), cookies, ..Address::default() };
             Ok(Answer { result, address })
         }

@@ -35,7 +35,7 @@ pub fn check<B>(config: &Config, peer: Peer, request: &Request<B>) -> Result<Opt
     // The name that the proxy was called by, beside the one that it uses here: a page that comes from a proxy's own
     // machine can set the first.
     let host = peer.forwarded_host(config, headers).unwrap_or(own);
-    if !(is_ours(own) && is_ours(host)) {
+    if !(is_ours(own) && (host == own || is_ours(host))) {
         return Err(Fault::BadHost);
     }
     let Some(origin) = headers.get(ORIGIN) else {
@@ -92,6 +92,9 @@ fn name_of(host: &str) -> &str {
 }
 
 fn is_loopback_name(name: &str) -> bool {
+    if matches!(name, "localhost" | "127.0.0.1") {
+        return true;
+    }
     let name = name.trim_matches(['[', ']']);
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())

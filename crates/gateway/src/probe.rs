@@ -3,10 +3,9 @@
 use std::rc::Rc;
 use std::sync::Mutex;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderValue};
 use throughline_store::Millis;
 use throughline_wire::era::{Probe, discover};
-use throughline_wire::headers::{MCP_METHOD, MCP_PROTOCOL_VERSION};
 use throughline_wire::version::ProtocolVersion;
 use throughline_wire::{jsonrpc, method};
 
@@ -14,6 +13,7 @@ use crate::app::{Core, Route};
 use crate::classify::Arrived;
 use crate::credentials::Credentials;
 use crate::error::Fault;
+use crate::names;
 use crate::session::lock;
 use crate::upstream::{self, Address, Looked, http::SendError};
 
@@ -81,8 +81,8 @@ async fn ask(core: &Core, route: &Route, credentials: &Credentials) -> Result<Pr
     );
     let body = jsonrpc::request(ID, method::DISCOVER, Some(params.as_bytes()));
     let mut headers: HeaderMap = Address::default().on_behalf(credentials).headers();
-    headers.insert(HeaderName::from_static(MCP_PROTOCOL_VERSION), HeaderValue::from_static(version));
-    headers.insert(HeaderName::from_static(MCP_METHOD), HeaderValue::from_static(method::DISCOVER));
+    headers.insert(names::PROTOCOL_VERSION, HeaderValue::from_static(version));
+    headers.insert(names::METHOD, HeaderValue::from_static(method::DISCOVER));
     let answer = core.endpoint(route).send(http::Method::POST, headers, body.into()).await?;
     let looked = Looked::at(answer, core.app.config.limits.event_bytes).await?;
     let status = looked.status.as_u16();

@@ -21,6 +21,7 @@ use crate::effects::Effects;
 use crate::keys::{self, KeysError, LiveKeys};
 use crate::tls::{Tls, TlsError};
 use crate::upstream::destination;
+use crate::upstream::http::TIDY_EVERY;
 use crate::{background, listener};
 
 /// How long work that no client waits for may go on after the last connection is done.
@@ -215,9 +216,9 @@ impl Worker {
 }
 
 /// Closes this core's idle connections to upstreams when they have been idle for long.
-async fn tidy_pools(core: Rc<Core>) {
+pub async fn tidy_pools(core: Rc<Core>) {
     let mut stop = core.app.stop_signal();
-    let mut tick = tokio::time::interval(Duration::from_secs(10));
+    let mut tick = tokio::time::interval(TIDY_EVERY);
     loop {
         tokio::select! {
             _ = tick.tick() => core.endpoints.iter().for_each(|endpoint| endpoint.tidy()),

@@ -14,15 +14,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ::http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
-use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use ::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use bytes::Bytes;
 use throughline_wire::envelope::{Envelope, Limits, Message, Outcome};
-use throughline_wire::headers::{MCP_PROTOCOL_VERSION, MCP_SESSION_ID};
 use throughline_wire::loss;
 use throughline_wire::sse::{Frame, SseDecoder};
 
 use crate::credentials::Credentials;
 use crate::error::Fault;
+use crate::names;
 use cookies::Jar;
 use http::{Answer, AnswerBody, Endpoint, SendError};
 
@@ -63,10 +63,10 @@ impl Address {
     /// Sets the headers that put a request into this session.
     pub fn apply(&self, headers: &mut HeaderMap) {
         if let Some(id) = &self.session_id {
-            headers.insert(HeaderName::from_static(MCP_SESSION_ID), id.clone());
+            headers.insert(names::SESSION_ID, id.clone());
         }
         if let Some(version) = &self.version {
-            headers.insert(HeaderName::from_static(MCP_PROTOCOL_VERSION), version.clone());
+            headers.insert(names::PROTOCOL_VERSION, version.clone());
         }
     }
 
@@ -95,9 +95,9 @@ pub async fn send(
     mut headers: HeaderMap,
     body: Bytes,
 ) -> Result<Answer, SendError> {
-    address.cookies.apply(&mut headers, endpoint.now());
+    address.cookies.apply(&mut headers, || endpoint.now());
     let answer = endpoint.send(method, headers, body).await?;
-    address.cookies.keep(&answer.headers, endpoint.destination(), endpoint.now());
+    address.cookies.keep(&answer.headers, endpoint.destination(), || endpoint.now());
     Ok(answer)
 }
 
@@ -109,9 +109,9 @@ async fn send_now(
     body: Bytes,
 ) -> Result<Answer, SendError> {
     let mut headers = address.headers();
-    address.cookies.apply(&mut headers, endpoint.now());
+    address.cookies.apply(&mut headers, || endpoint.now());
     let answer = endpoint.send_now(method, headers, body).await?;
-    address.cookies.keep(&answer.headers, endpoint.destination(), endpoint.now());
+    address.cookies.keep(&answer.headers, endpoint.destination(), || endpoint.now());
     Ok(answer)
 }
 

@@ -22,13 +22,13 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use throughline_store::Millis;
-use tokio::time::Instant;
 
 use super::certainty;
 use super::connect::{self, Link, ONE_ATTEMPT};
 use super::destination::Destination;
 use super::many::{Many, Stream};
 use super::socket::{Socket, is_quiet};
+use crate::deadlines::Deadlines;
 use crate::effects::Effects;
 
 /// Connections kept for the next request, per core and endpoint. More may be open while requests are in flight.
@@ -36,6 +36,11 @@ const MAX_IDLE: usize = 256;
 /// How long an idle connection is kept. Servers commonly close theirs after 5 s (Node, uvicorn) or more; closed
 /// ones are noticed before they are used.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often [`Endpoint::tidy`] is called.
+pub const TIDY_EVERY: Duration = Duration::from_secs(10);
+/// How often that finds a connection idle before it is closed.
+const IDLE_TURNS: u64 = IDLE_TIMEOUT.as_secs() / TIDY_EVERY.as_secs();
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
@@ -65,6 +70,7 @@ pub struct Answer {
 pub struct Endpoint {
     to: Arc<Destination>,
     effects: Effects,
+    deadlines: Rc<Deadlines>,
     idle: RefCell<VecDeque<Idle>>,
     many: Many,
 }
@@ -76,7 +82,8 @@ struct Connection {
 
 struct Idle {
     connection: Connection,
-    since: Instant,
+    /// How often it has been found idle: to ask what time it is for each use would cost more.
+    turns: u64,
 }
 
 /// What a request goes out on.
@@ -100,8 +107,8 @@ const MAX_TURNS: usize = MAX_IDLE + 4;
 
 impl Endpoint {
     /// Connections to this upstream, none yet.
-    pub fn new(to: Arc<Destination>, effects: Effects) -> Rc<Self> {
-        Rc::new(Endpoint { to, effects, idle: RefCell::default(), many: Many::default() })
+    pub fn new(to: Arc<Destination>, effects: Effects, deadlines: Rc<Deadlines>) -> Rc<Self> {
+        Rc::new(Endpoint { to, effects, deadlines, idle: RefCell::default(), many: Many::default() })
     }
 
     /// Where it is, and how it is reached.
@@ -116,23 +123,23 @@ impl Endpoint {
 
     /// Sends one request, waiting for an upstream that refuses connections to come up. The body is shared, not
     /// copied, so the caller can keep it for a repetition.
-    pub async fn send(
+    pub fn send(
         self: &Rc<Self>,
         method: http::Method,
         headers: HeaderMap,
         body: Bytes,
-    ) -> Result<Answer, SendError> {
-        self.send_within(self.to.connect_window, self.request(method, None, headers, body)).await
+    ) -> impl Future<Output = Result<Answer, SendError>> {
+        self.send_within(self.to.connect_window, self.request(method, None, headers, body))
     }
 
     /// The same, for an upstream that is up now or not at all.
-    pub async fn send_now(
+    pub fn send_now(
         self: &Rc<Self>,
         method: http::Method,
         headers: HeaderMap,
         body: Bytes,
-    ) -> Result<Answer, SendError> {
-        self.send_within(ONE_ATTEMPT, self.request(method, None, headers, body)).await
+    ) -> impl Future<Output = Result<Answer, SendError>> {
+        self.send_within(ONE_ATTEMPT, self.request(method, None, headers, body))
     }
 
     /// Gets something else that the upstream has, if it is up.
@@ -190,7 +197,7 @@ impl Endpoint {
         reused: bool,
     ) -> Result<Answer, Failed> {
         let sent = connection.sender.try_send_request(request);
-        match tokio::time::timeout(self.to.first_byte, sent).await {
+        match self.deadlines.within(self.to.first_byte, sent).await {
             Err(_) => Err(Failed::Send(SendError::Timeout(self.to.first_byte))),
             Ok(Ok(response)) => Ok(answer(response, Lease::One(Rc::clone(self), connection))),
             Ok(Err(mut error)) => {
@@ -215,7 +222,7 @@ impl Endpoint {
         // What was refused does not come back by itself.
         let copy = request.clone();
         let sent = stream.sender().try_send_request(request);
-        match tokio::time::timeout(self.to.first_byte, sent).await {
+        match self.deadlines.within(self.to.first_byte, sent).await {
             Err(_) => Err(Failed::Send(SendError::Timeout(self.to.first_byte))),
             Ok(Ok(response)) => Ok(answer(response, Lease::Many(stream))),
             Ok(Err(mut error)) => {
@@ -272,9 +279,8 @@ impl Endpoint {
     /// say any more whether it was executed.
     fn take_idle(&self) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { connection, since }) = idle.pop_back() {
-            let fresh = since.elapsed() < IDLE_TIMEOUT;
-            if fresh && connection.sender.is_ready() && is_quiet(&connection.socket) {
+        while let Some(Idle { connection, .. }) = idle.pop_back() {
+            if connection.sender.is_ready() && is_quiet(&connection.socket) {
                 return Some(connection);
             }
         }
@@ -283,8 +289,10 @@ impl Endpoint {
 
     /// Closes connections that have been idle for long or were closed by the server. The rest stay.
     pub fn tidy(&self) {
-        let usable = |idle: &Idle| idle.since.elapsed() < IDLE_TIMEOUT && !idle.connection.sender.is_closed();
-        self.idle.borrow_mut().retain(usable);
+        self.idle.borrow_mut().retain_mut(|idle| {
+            idle.turns += 1;
+            idle.turns <= IDLE_TURNS && !idle.connection.sender.is_closed()
+        });
         self.many.tidy(IDLE_TIMEOUT);
     }
 }
@@ -334,7 +342,7 @@ impl AnswerBody {
         if idle.len() >= MAX_IDLE {
             idle.pop_front();
         }
-        idle.push_back(Idle { connection, since: Instant::now() });
+        idle.push_back(Idle { connection, turns: 0 });
     }
 
     /// The next piece of the body; None at its end.
