@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use throughline_gateway::config::{AdminAddress, Config, Overrides, StoreUrl};
+use throughline_gateway::config::{AdminAddress, Config, KeyRingPlace, Overrides, StoreUrl};
 use throughline_gateway::{Effects, Gateway};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// Where session records live: memory: or embedded:DIR [default: embedded in the state directory].
     #[arg(long, value_name = "URL")]
     store: Option<StoreUrl>,
+    /// The key ring, if several replicas share it [default: keyring in the state directory, made at the first start].
+    #[arg(long, value_name = "FILE")]
+    key_ring: Option<PathBuf>,
     /// Where the key ring and the embedded store live [default: $STATE_DIRECTORY or ~/.local/state/throughline].
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -66,8 +69,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         (None, None) => return Err("serve needs URL or --config FILE".into()),
     };
     config.apply(Overrides::from_env(&|name| std::env::var(name).ok())?);
-    let Arguments { listen, admin, store, state_dir, stateless, salvage, .. } = arguments;
-    config.apply(Overrides { listen, admin, store, state_dir, stateless, ..Overrides::default() });
+    let Arguments { listen, admin, store, key_ring, state_dir, stateless, salvage, .. } = arguments;
+    let key_ring = key_ring.map(KeyRingPlace::File);
+    config.apply(Overrides { listen, admin, store, key_ring, state_dir, stateless, ..Overrides::default() });
     if salvage && let Some(salvaged) = throughline_gateway::serve::salvage(&config, Effects::REAL)? {
         let aside = salvaged.moved_to.display();
         tracing::warn!(kept = salvaged.kept, lost = salvaged.lost, %aside, "a damaged store was salvaged");

@@ -259,7 +259,7 @@ impl Clerk {
     }
 
     fn rotate(&self) -> Response<ReplyBody> {
-        match self.core.app.keys.rotate(self.core.app.effects) {
+        match self.core.app.keys.rotate() {
             Ok(status) => {
                 tracing::info!(keys = ?status.ids, "the key ring was rotated");
                 self.json(StatusCode::OK, &ring(&status))
@@ -296,7 +296,8 @@ impl Clerk {
 
 /// What may be told of the key ring.
 fn ring(status: &keys::Status) -> serde_json::Value {
-    json!({ "active": status.ids.first(), "ids": status.ids, "not_before": status.not_before })
+    json!({ "active": status.ids.first(), "ids": status.ids, "not_before": status.not_before,
+        "seals_from": status.seals_from })
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin {}

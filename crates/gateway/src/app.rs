@@ -157,7 +157,12 @@ impl App {
 
     /// Notes that the store failed: in the log, and in the count.
     pub fn store_failed(&self, operation: StoreOperation, error: &StoreError) {
-        tracing::error!(%error, ?operation, "session store failed");
+        // Of a store that is away each request would say so; the store has said it once.
+        if error.is_away() {
+            tracing::debug!(%error, ?operation, "session store failed");
+        } else {
+            tracing::error!(%error, ?operation, "session store failed");
+        }
         self.metrics.store_failed(operation);
     }
 

@@ -1,16 +1,18 @@
 //! What happens without a request: sessions that idle give back their upstream sessions, use is written down,
-//! what has lapsed leaves.
+//! what has lapsed leaves, and what other replicas or a store that was away have changed is followed.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use throughline_store::{Millis, RecordKey};
+use throughline_store::{Changed, Millis, RecordKey};
 use tokio::time::MissedTickBehavior;
 
 use crate::app::Core;
+use crate::config;
 use crate::credentials::Credentials;
 use crate::metrics::StoreOperation;
-use crate::session::{self, millis};
+use crate::session::{self, Session, millis};
 use crate::{recover, upstream};
 
 /// Use is written at most so often.
@@ -39,9 +41,10 @@ pub async fn run(core: Rc<Core>) {
         }
         let now = app.effects.now();
         end_warm(&core, now);
+        catch_up(&core).await;
         release_idle(&core, now).await;
         page = release_forgotten(&core, page, now).await;
-        if now.0 >= written.0 + millis(TOUCH_EVERY) {
+        if now.0 >= written.0 + millis(touch_every(sessions)) {
             write_use(&core, written).await;
             written = now;
             app.accounts.tidy(|key| app.sessions.get(key).is_some());
@@ -55,6 +58,39 @@ pub async fn run(core: Rc<Core>) {
         for address in route.initialize.drain() {
             upstream::end_later(core.endpoint(route), address);
         }
+    }
+}
+
+/// Follows what other replicas change, for as long as sessions are served.
+pub async fn follow(core: Rc<Core>) {
+    let app = &core.app;
+    let mut watch = app.store.watch();
+    loop {
+        match watch.changed().await {
+            Changed::One(key, version) => {
+                if let Some(session) = app.sessions.hear(&key, version) {
+                    // At once, so that a stream ends with its session; what fails is tried again at the next request.
+                    let _ = session.refresh(&core).await;
+                }
+            }
+            // All of them, if some were missed: each at its next request, and now where a client listens.
+            Changed::All => {
+                for session in app.sessions.select(usize::MAX, Session::doubt) {
+                    let _ = session.refresh(&core).await;
+                }
+                catch_up(&core).await;
+            }
+        }
+    }
+}
+
+/// Gives a store that was away what happened meanwhile.
+async fn catch_up(core: &Rc<Core>) {
+    if core.app.store.trouble().is_some() {
+        return;
+    }
+    for session in core.app.sessions.select(usize::MAX, Session::is_unstored) {
+        session.write_back(core).await;
     }
 }
 
@@ -75,15 +111,44 @@ async fn release_idle(core: &Rc<Core>, now: Millis) {
         session.is_quiet() && (session.used().0.saturating_add(idle) <= now.0 || session.expires <= now)
     });
     for session in lapsed {
+        if session.is_unstored() || is_used_elsewhere(core, &session, now).await {
+            continue;
+        }
         recover::release(core, &session, &Credentials::NONE).await;
         app.sessions.remove(&session);
     }
 }
 
+/// Whether another replica has it in use; then it leaves the memory of this one alone. What cannot be known counts as
+/// use: an upstream session that stays a little longer is the smaller harm.
+async fn is_used_elsewhere(core: &Rc<Core>, session: &Arc<Session>, now: Millis) -> bool {
+    let app = &core.app;
+    if !app.store.is_shared() || session.expires <= now {
+        return false;
+    }
+    let lapses = millis(app.config.sessions.idle + touch_every(&app.config.sessions));
+    match app.store.get(session.key, now).await {
+        Ok(Some(stored)) if stored.touched.0.saturating_add(lapses) > now.0 => {
+            app.sessions.remove(session);
+            true
+        }
+        Ok(_) => false,
+        Err(error) => {
+            app.store_failed(StoreOperation::Get, &error);
+            true
+        }
+    }
+}
+
+/// How often use is written down. Others may take a session for idle that was used since.
+fn touch_every(sessions: &config::Sessions) -> Duration {
+    TOUCH_EVERY.min(sessions.idle / 2)
+}
+
 /// The same for a page of records: of sessions that an earlier process left, or that had to leave memory.
 async fn release_forgotten(core: &Rc<Core>, after: Option<RecordKey>, now: Millis) -> Option<RecordKey> {
     let app = &core.app;
-    let idle = millis(app.config.sessions.idle);
+    let lapses = millis(app.config.sessions.idle + touch_every(&app.config.sessions));
     let records = match app.store.list(after, FORGOTTEN_BATCH, now).await {
         Ok(records) => records,
         Err(error) => {
@@ -93,7 +158,7 @@ async fn release_forgotten(core: &Rc<Core>, after: Option<RecordKey>, now: Milli
     };
     let last = records.last().map(|(key, _)| *key).filter(|_| records.len() == FORGOTTEN_BATCH);
     for (key, stored) in records {
-        if stored.touched.0.saturating_add(idle) <= now.0
+        if stored.touched.0.saturating_add(lapses) <= now.0
             && app.sessions.get(&key).is_none()
             && let Some(session) = session::of_record(app, key, stored)
         {

@@ -223,7 +223,7 @@ pub async fn notify(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &A
         // The client holds its id: from now on the session is to survive this process.
         if session.kind == Kind::Issued && !session.record().initialized {
             let set = |record: &mut Record| !std::mem::replace(&mut record.initialized, true);
-            session.update(app, set).await;
+            session.update(core, set).await;
         }
         return;
     }

@@ -15,6 +15,7 @@ mod error;
 mod overrides;
 mod read;
 mod schema;
+mod state;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -33,7 +34,9 @@ pub use admin::{AdminAddress, AdminToken};
 pub use callers::{ApiKey, CallerProxy, Callers, Conversation, KeyKind};
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
 pub use overrides::Overrides;
+pub use state::{KeyRingPlace, StoreUrl, default_state_dir};
 pub use upstream::{Header, HeaderSource, Proxies, Proxy};
+pub use value::parse_duration;
 
 /// The commented example configuration, as shipped. It is valid as it stands, and so it is with every option
 /// in it switched on; the values of its commented-out options are the defaults wherever there is one.
@@ -66,6 +69,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Where session records live. Default: embedded, in the state directory.
     pub store: StoreUrl,
+    /// Where the key ring is. Default: the file `keyring` in the state directory, made at the first start.
+    pub key_ring: KeyRingPlace,
     /// Values of `Host` that are accepted, in lower case: `name` (any port) or `name:port`. While the gateway
     /// listens on loopback they come on top of the loopback names; elsewhere they are the only ones, so
     /// [`Config::check`] asks for at least one. Default: none.
@@ -100,24 +105,6 @@ pub struct Config {
     pub from_file: bool,
     /// Where `listen` was written, for [`Config::check`].
     listen_place: Place,
-}
-
-/// Which store holds the session records.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreUrl {
-    /// `memory:` Records end with the process.
-    Memory,
-    /// `embedded:DIR` A database file in this directory, which survives a restart of this one node.
-    /// `None` (`embedded:`) is the directory `store` in the state directory.
-    Embedded(Option<PathBuf>),
-}
-
-impl std::str::FromStr for StoreUrl {
-    type Err = ValueError;
-
-    fn from_str(text: &str) -> Result<Self, ValueError> {
-        value::store(text)
-    }
 }
 
 /// TLS toward clients.
@@ -288,6 +275,8 @@ pub struct Route {
     pub answers: Answers,
     /// `on_store_miss`: what becomes of a valid session id without a record. Default [`OnStoreMiss::Rebuild`].
     pub on_store_miss: OnStoreMiss,
+    /// `on_store_failure`: what becomes of sessions while the store is away. Default [`OnStoreFailure::Serve`].
+    pub on_store_failure: OnStoreFailure,
     /// `unsafe_after_loss`: what becomes of a request that is not safe to repeat when it meets a lost session
     /// and certainly was not executed. Default [`UnsafeAfterLoss::Replay`].
     pub unsafe_after_loss: UnsafeAfterLoss,
@@ -317,6 +306,7 @@ impl Route {
             anonymous: Anonymous::Isolated,
             answers: Answers::AsUpstream,
             on_store_miss: OnStoreMiss::Rebuild,
+            on_store_failure: OnStoreFailure::Serve,
             unsafe_after_loss: UnsafeAfterLoss::Replay,
             restore_calls: Vec::new(),
             trust_annotations: false,
@@ -360,6 +350,15 @@ pub enum OnStoreMiss {
     NotFound,
 }
 
+/// What becomes of sessions while the store cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStoreFailure {
+    /// `"serve"`: they go on from what is known here and from their ids; the store is brought up to date later.
+    Serve,
+    /// `"refuse"`: 503, since what other replicas have done cannot be known.
+    Refuse,
+}
+
 /// What becomes of an unsafe request (one that may not be executed twice) that met a lost upstream session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnsafeAfterLoss {
@@ -395,6 +394,7 @@ impl Config {
             admin,
             admin_token,
             store,
+            key_ring,
             state_dir,
             workers,
             allowed_hosts,
@@ -409,6 +409,9 @@ impl Config {
         }
         if let Some(store) = store {
             self.store = store;
+        }
+        if let Some(key_ring) = key_ring {
+            self.key_ring = key_ring;
         }
         self.state_dir = state_dir.or_else(|| self.state_dir.take());
         self.workers = workers.or(self.workers);
@@ -495,6 +498,7 @@ impl Config {
             workers: None,
             state_dir: None,
             store: StoreUrl::Embedded(None),
+            key_ring: KeyRingPlace::StateDir,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
@@ -512,18 +516,4 @@ impl Config {
             listen_place: Place::Unknown,
         }
     }
-}
-
-/// The state directory when none is configured: `$STATE_DIRECTORY` (set by systemd; the first, if several), else
-/// `$XDG_STATE_HOME/throughline`, else `~/.local/state/throughline`. `None` without any of these variables.
-/// Relative values of the last two do not count, as the XDG base directory specification has it.
-#[must_use]
-pub fn default_state_dir(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
-    let set = |name: &str| env(name).filter(|value| !value.is_empty());
-    if let Some(dirs) = set("STATE_DIRECTORY") {
-        return dirs.split(':').find(|dir| !dir.is_empty()).map(PathBuf::from);
-    }
-    let absolute = |name: &str| set(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state_home = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
-    Some(state_home.join("throughline"))
 }

@@ -73,6 +73,8 @@ pub enum Fault {
     StateLost,
     /// A modern request for an upstream that speaks legacy revisions only; the version that was asked for.
     ModernToLegacy(String),
+    /// The store is away, and the route does not go on without it.
+    StoreAway,
     /// The gateway is stopping.
     Stopping,
 }
@@ -123,7 +125,7 @@ impl Fault {
         match self {
             Fault::TooManySessions | Fault::Stopping => Some(5),
             Fault::TooManyRequests => Some(1),
-            Fault::UpstreamAway | Fault::NotBound => Some(2),
+            Fault::UpstreamAway | Fault::NotBound | Fault::StoreAway => Some(2),
             _ => None,
         }
     }
@@ -193,6 +195,12 @@ impl Fault {
                 StatusCode::SERVICE_UNAVAILABLE,
                 code::BUSY,
                 "The gateway is stopping; try again, another instance or its successor will answer",
+            ),
+            Fault::StoreAway => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                code::BUSY,
+                "The session store cannot be reached, and this gateway does not go on without it; the call was not \
+                 executed, try again",
             ),
             Fault::ModernToLegacy(requested) => Row {
                 status: StatusCode::BAD_REQUEST,

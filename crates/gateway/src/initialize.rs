@@ -28,7 +28,7 @@ use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::names;
 use crate::principal::{Caller, Continuity};
-use crate::session::millis;
+use crate::session::{self, Kind, millis};
 use crate::upstream::cookies::Jar;
 use crate::upstream::{self, Address, Own, Refusal};
 
@@ -242,6 +242,7 @@ pub async fn answer(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<W
     if let Continuity::Keyed(key) = arrived.caller.continuity {
         // If this client never echoes the id, its requests are recognised by the key alone.
         app.sessions.remember(key, Arc::clone(&params));
+        session::announce(core, arrived, Kind::Keyed, key, &params.without_capabilities()).await?;
     }
     let token = SessionToken {
         id: app.effects.bytes(),
@@ -251,7 +252,9 @@ pub async fn answer(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<W
         version: answer.version(),
         capabilities: params.capabilities(),
     };
-    app.sessions.remember(RecordKey(token.id), params);
+    let key = RecordKey(token.id);
+    session::announce(core, arrived, Kind::Issued, key, &params).await?;
+    app.sessions.remember(key, params);
     let session_id = app.keys.seal_session(&token, app.effects.bytes());
     Ok(Welcome::Result { body, session_id: HeaderValue::from_str(&session_id).ok() })
 }

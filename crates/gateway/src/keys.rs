@@ -5,16 +5,20 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use throughline_wire::keyring::{KeyRing, KeyRingError};
 use throughline_wire::seal::{Keys, OpenError, SessionToken};
 use throughline_wire::tag::Purpose;
 
+use crate::app::App;
 use crate::effects::Effects;
 
 /// Name of the key ring in the state directory.
 pub const FILE: &str = "keyring";
+/// How often a file that the operator may replace is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Why there is no key ring, or no new key in it.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +39,25 @@ pub enum KeysError {
         /// What is wrong in it.
         source: KeyRingError,
     },
+    /// The ring came with the environment, where nothing can be written.
+    #[error(
+        "the key ring was given by THROUGHLINE_KEY_RING: rotate it with `throughline keys rotate FILE`, and give all replicas what FILE then holds"
+    )]
+    Given,
+    /// Every replica has to have the file before its new key seals.
+    #[error("{} is given to several replicas: rotate it with `throughline keys rotate FILE`; they take it when the file they read has changed", path.display())]
+    Shared {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The last rotation has not come into force.
+    #[error("the newest key of {} seals only from {seals_from} (seconds since 1970) on: rotate after that", path.display())]
+    UnderWay {
+        /// The file.
+        path: PathBuf,
+        /// When.
+        seals_from: u32,
+    },
     /// The file was replaced by a ring with another root: sessions would lose their owners.
     #[error("{} holds another key ring than the one in use; restart the gateway to use it", path.display())]
     Foreign {
@@ -50,28 +73,51 @@ pub struct Status {
     pub ids: Vec<u8>,
     /// Session ids issued before this many seconds since 1970 are refused.
     pub not_before: u32,
+    /// The id of the newest key.
+    pub newest: u8,
+    /// When it began to seal, or will.
+    pub seals_from: u32,
 }
 
 impl Status {
-    fn of(ring: &KeyRing) -> Self {
-        Status { ids: ring.ids(), not_before: ring.not_before() }
+    fn of(ring: &KeyRing, now: u32) -> Self {
+        Status {
+            ids: ring.ids(now),
+            not_before: ring.not_before(),
+            newest: ring.ids(u32::MAX).first().copied().unwrap_or_default(),
+            seals_from: ring.seals_from(),
+        }
     }
 }
 
+/// Where a ring is kept.
+#[derive(Debug)]
+enum Source {
+    /// In a file of this gateway's own.
+    Own(PathBuf),
+    /// In a file that the operator gives to every replica.
+    Shared(PathBuf),
+    /// In the environment.
+    Given,
+}
+
 /// The keys in use. Its methods are those of [`Keys`].
+#[derive(Debug)]
 pub struct LiveKeys {
-    file: PathBuf,
+    source: Source,
+    effects: Effects,
     current: ArcSwap<InUse>,
 }
 
+#[derive(Debug)]
 struct InUse {
     ring: KeyRing,
     keys: Keys,
 }
 
 impl InUse {
-    fn new(ring: KeyRing) -> Self {
-        InUse { keys: Keys::derive(&ring), ring }
+    fn new(ring: KeyRing, now: u32) -> Self {
+        InUse { keys: Keys::derive(&ring, now), ring }
     }
 }
 
@@ -87,7 +133,25 @@ impl LiveKeys {
             }
             read => read?,
         };
-        Ok(LiveKeys { file: file.to_owned(), current: ArcSwap::from_pointee(InUse::new(ring)) })
+        Ok(Self::with(Source::Own(file.to_owned()), ring, effects))
+    }
+
+    /// Reads the ring of a file that every replica is given.
+    ///
+    /// # Errors
+    /// [`KeysError`]; also when it is not there.
+    pub fn shared(file: &Path, effects: Effects) -> Result<Self, KeysError> {
+        Ok(Self::with(Source::Shared(file.to_owned()), read(file)?, effects))
+    }
+
+    /// With this ring.
+    pub fn given(ring: KeyRing, effects: Effects) -> Self {
+        Self::with(Source::Given, ring, effects)
+    }
+
+    fn with(source: Source, ring: KeyRing, effects: Effects) -> Self {
+        let now = seconds(effects);
+        LiveKeys { source, effects, current: ArcSwap::from_pointee(InUse::new(ring, now)) }
     }
 
     /// Puts a new key at the head of the ring, in the file first. From then on it seals; what the others sealed
@@ -95,22 +159,81 @@ impl LiveKeys {
     ///
     /// # Errors
     /// [`KeysError`]; the keys in use stay the same then.
-    pub fn rotate(&self, effects: Effects) -> Result<Status, KeysError> {
-        let ring = rotate_with(&self.file, effects, |ring| {
-            if self.current.load().ring.is_kin(ring) {
-                Ok(())
-            } else {
-                Err(KeysError::Foreign { path: self.file.clone() })
+    pub fn rotate(&self) -> Result<Status, KeysError> {
+        let file = match &self.source {
+            Source::Own(file) => file,
+            Source::Shared(file) => return Err(KeysError::Shared { path: file.clone() }),
+            Source::Given => return Err(KeysError::Given),
+        };
+        let ring = rotate_with(file, Duration::ZERO, self.effects, |ring| self.is_kin(ring, file))?;
+        self.use_ring(ring);
+        Ok(self.status())
+    }
+
+    fn is_kin(&self, ring: &KeyRing, file: &Path) -> Result<(), KeysError> {
+        if self.current.load().ring.is_kin(ring) {
+            Ok(())
+        } else {
+            Err(KeysError::Foreign { path: file.to_owned() })
+        }
+    }
+
+    fn use_ring(&self, ring: KeyRing) {
+        self.current.store(Arc::new(InUse::new(ring, seconds(self.effects))));
+    }
+
+    /// Looks at a file that the operator may have replaced, and at the clock: a new key may begin to seal. Whether
+    /// other keys are in use now.
+    ///
+    /// # Errors
+    /// [`KeysError`]; the keys in use stay the same then.
+    pub fn look(&self) -> Result<bool, KeysError> {
+        let current = self.current.load_full();
+        let ring = match &self.source {
+            Source::Shared(file) => {
+                let ring = read(file)?;
+                self.is_kin(&ring, file)?;
+                ring
             }
-        })?;
-        let status = Status::of(&ring);
-        self.current.store(Arc::new(InUse::new(ring)));
-        Ok(status)
+            Source::Own(_) | Source::Given => current.ring.clone(),
+        };
+        let seals = ring.ids(seconds(self.effects)).first() == Some(&current.keys.active_id());
+        let changed = ring != current.ring || !seals;
+        if changed {
+            self.use_ring(ring);
+        }
+        Ok(changed)
+    }
+
+    /// Looks, again and again, until the gateway stops.
+    pub async fn watch(app: Arc<App>) {
+        let mut stop = app.stop_signal();
+        let mut told = String::new();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            let looking = Arc::clone(&app);
+            // Not on this thread: the file may be on a disk that is far away.
+            match tokio::task::spawn_blocking(move || looking.keys.look()).await {
+                Ok(Ok(true)) => tracing::info!(keys = ?app.keys.status().ids, "another key ring is in use"),
+                Ok(Ok(false)) => told.clear(),
+                Ok(Err(error)) => {
+                    let error = error.to_string();
+                    if told != error {
+                        tracing::error!(%error, "the key ring cannot be read; the keys in use stay");
+                        told = error;
+                    }
+                }
+                Err(_) => tracing::error!("looking at the key ring failed"),
+            }
+        }
     }
 
     /// What the ring in use holds.
     pub fn status(&self) -> Status {
-        Status::of(&self.current.load().ring)
+        Status::of(&self.current.load().ring, seconds(self.effects))
     }
 
     /// See [`Keys::seal_session`].
@@ -152,9 +275,14 @@ impl LiveKeys {
     }
 }
 
-/// A new ring, as text.
-pub fn generate(effects: Effects) -> String {
-    KeyRing::generate(effects.bytes()).to_text()
+/// A new ring, as text: in lines, or as one for a variable of the environment.
+pub fn generate(effects: Effects, one_line: bool) -> String {
+    let ring = KeyRing::generate(effects.bytes());
+    if one_line { ring.to_line() + "\n" } else { ring.to_text() }
+}
+
+fn seconds(effects: Effects) -> u32 {
+    u32::try_from(effects.now().0 / 1000).unwrap_or(u32::MAX)
 }
 
 /// Writes a new ring to a file that is not there yet, and its directory if need be.
@@ -170,16 +298,17 @@ pub fn create(file: &Path, effects: Effects) -> Result<KeyRing, KeysError> {
     Ok(ring)
 }
 
-/// Puts a new key at the head of the ring in a file. A gateway that is running takes it at its next start.
+/// Puts a new key at the head of the ring in a file; it seals when `after` has passed.
 ///
 /// # Errors
 /// [`KeysError`]; the file stays as it is then.
-pub fn rotate(file: &Path, effects: Effects) -> Result<Status, KeysError> {
-    rotate_with(file, effects, |_| Ok(())).map(|ring| Status::of(&ring))
+pub fn rotate(file: &Path, after: Duration, effects: Effects) -> Result<Status, KeysError> {
+    rotate_with(file, after, effects, |_| Ok(())).map(|ring| Status::of(&ring, seconds(effects)))
 }
 
 fn rotate_with(
     file: &Path,
+    after: Duration,
     effects: Effects,
     check: impl FnOnce(&KeyRing) -> Result<(), KeysError>,
 ) -> Result<KeyRing, KeysError> {
@@ -189,7 +318,12 @@ fn rotate_with(
     lock.lock().map_err(failed(dir))?;
     let mut ring = read(file)?;
     check(&ring)?;
-    ring.rotate(effects.bytes());
+    let now = seconds(effects);
+    if ring.seals_from() > now {
+        return Err(KeysError::UnderWay { path: file.to_owned(), seals_from: ring.seals_from() });
+    }
+    let after = u32::try_from(after.as_secs()).unwrap_or(u32::MAX);
+    ring.rotate(effects.bytes(), now.saturating_add(after));
     replace(file, &ring.to_text()).map_err(failed(file))?;
     // The new name is on disk only with the directory.
     lock.sync_all().map_err(failed(dir))?;
@@ -250,7 +384,8 @@ mod tests {
         let sealed = keys.seal_secret(b"context", b"plain", [1; 12]);
         let digest = keys.digest("principal", &[b"somebody"]);
         let tag = keys.tag(Purpose::Request, &[7; 16], 3, b"0");
-        assert_eq!(keys.rotate(Effects::REAL).unwrap(), Status { ids: vec![2, 1], not_before: 0 });
+        let rotated = keys.rotate().unwrap();
+        assert_eq!((rotated.ids, rotated.not_before), (vec![2, 1], 0));
         for keys in [&keys, &LiveKeys::open(&file, Effects::REAL).unwrap()] {
             assert_eq!(keys.status().ids, [2, 1]);
             assert_eq!(keys.open_secret(b"context", &sealed).as_deref(), Some(&b"plain"[..]));
@@ -270,12 +405,44 @@ mod tests {
         let file = dir.path().join("keyring");
         let keys = LiveKeys::open(&file, Effects::REAL).unwrap();
         fs::remove_file(&file).unwrap();
-        assert!(matches!(keys.rotate(Effects::REAL), Err(KeysError::File { .. })));
+        assert!(matches!(keys.rotate(), Err(KeysError::File { .. })));
         create(&file, Effects::REAL).unwrap();
         let before = fs::read(&file).unwrap();
-        assert!(matches!(keys.rotate(Effects::REAL), Err(KeysError::Foreign { .. })));
+        assert!(matches!(keys.rotate(), Err(KeysError::Foreign { .. })));
         assert_eq!((fs::read(&file).unwrap(), keys.status().ids), (before, vec![1]));
         assert!(create(&file, Effects::REAL).is_err(), "what is there is kept");
+    }
+
+    #[test]
+    fn a_shared_ring_is_taken_when_its_file_changes_and_a_new_key_opens_before_it_seals() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("keyring");
+        assert!(LiveKeys::shared(&file, Effects::REAL).is_err(), "replicas do not each make their own");
+        create(&file, Effects::REAL).unwrap();
+        let [one, two] = [(); 2].map(|()| LiveKeys::shared(&file, Effects::REAL).unwrap());
+        assert!(matches!(one.rotate(), Err(KeysError::Shared { .. })));
+        assert!(!one.look().unwrap());
+        let rotated = rotate(&file, Duration::from_secs(3600), Effects::REAL).unwrap();
+        assert_eq!((rotated.ids, rotated.newest), (vec![1, 2], 2));
+        assert!(matches!(rotate(&file, Duration::ZERO, Effects::REAL), Err(KeysError::UnderWay { .. })));
+        assert!(one.look().unwrap() && !one.look().unwrap());
+        let sealed = one.seal_secret(b"context", b"plain", [1; 12]);
+        assert!(two.open_secret(b"context", &sealed).is_some(), "the other has not looked yet");
+        // The time has come: as if the file had been written an hour ago.
+        let text = fs::read_to_string(&file).unwrap();
+        let due = text.lines().map(|line| match line.starts_with("seals_from") {
+            true => "seals_from = 1\n".to_owned(),
+            false => format!("{line}\n"),
+        });
+        fs::write(&file, due.collect::<String>()).unwrap();
+        assert!(one.look().unwrap() && two.look().unwrap());
+        let sealed = one.seal_secret(b"context", b"plain", [1; 12]);
+        assert_eq!((one.status().ids, sealed[1]), (vec![2, 1], 2));
+        assert!(two.open_secret(b"context", &sealed).is_some());
+        fs::remove_file(&file).unwrap();
+        create(&file, Effects::REAL).unwrap();
+        assert!(matches!(one.look(), Err(KeysError::Foreign { .. })), "another ring is not taken");
+        assert_eq!(one.status().ids, [2, 1]);
     }
 
     #[test]
@@ -285,9 +452,9 @@ mod tests {
         create(&file, Effects::REAL).unwrap();
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| rotate(&file, Effects::REAL).unwrap());
+                scope.spawn(|| rotate(&file, Duration::ZERO, Effects::REAL).unwrap());
             }
         });
-        assert_eq!(read(&file).unwrap().ids().len(), 9);
+        assert_eq!(read(&file).unwrap().ids(0).len(), 9);
     }
 }

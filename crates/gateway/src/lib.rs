@@ -32,6 +32,7 @@ pub mod error;
 pub mod exchange;
 pub mod initialize;
 pub mod keys;
+pub mod lease;
 pub mod listen;
 pub mod listener;
 pub mod metadata;

@@ -132,7 +132,14 @@ pub fn health(app: &App, path: &str) -> Option<Response<ReplyBody>> {
     match path {
         "/healthz" => said(StatusCode::OK, r#"{"status":"ok"}"#),
         "/readyz" if app.is_stopping() => said(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"stopping"}"#),
-        "/readyz" => said(StatusCode::OK, r#"{"status":"ready"}"#),
+        // Still ready: sessions go on without the store, and it is away for the other replicas as well.
+        "/readyz" => Some(match app.store.trouble() {
+            None => reply::whole(app, StatusCode::OK, JSON, r#"{"status":"ready"}"#),
+            Some(reason) => {
+                let body = serde_json::json!({ "status": "degraded", "store": &*reason });
+                reply::whole(app, StatusCode::OK, JSON, body.to_string())
+            }
+        }),
         _ => None,
     }
 }

@@ -17,11 +17,11 @@ use tokio::sync::watch;
 
 use crate::app::{App, Core};
 use crate::binding::{Bound, Lost, Made, Origin, Slot};
-use crate::config::UnsafeAfterLoss;
+use crate::config::{OnStoreFailure, UnsafeAfterLoss};
 use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::initialize::{self, InitializeParams, Opened};
-use crate::metrics::StoreOperation;
+use crate::lease::{self, Turn as LeaseTurn};
 use crate::restore;
 use crate::session::{Kind, Session, Updated, lock, millis};
 use crate::upstream::{self, Refusal};
@@ -230,9 +230,8 @@ impl Drop for Attempt {
 async fn make(core: &Rc<Core>, session: &Arc<Session>, credentials: &Credentials, lost: Option<u32>) -> Made {
     let app = &core.app;
     loop {
-        if let Err(error) = session.refresh(app).await {
-            app.store_failed(StoreOperation::Get, &error);
-        }
+        // Without the store the session goes on from what is known here.
+        let _ = session.refresh(core).await;
         let record = session.record();
         let State::Open { binding, generation, .. } = &record.state else {
             return Err(Fault::SessionUnknown);
@@ -245,7 +244,17 @@ async fn make(core: &Rc<Core>, session: &Arc<Session>, credentials: &Credentials
             return Ok((Arc::new(bound), origin));
         }
         let generation = *generation;
-        let opened = open(core, session, credentials, &record, lost.is_some()).await.map_err(not_executed)?;
+        match lease::take(core, session, &record, lost.is_some()).await {
+            LeaseTurn::Ours => {}
+            LeaseTurn::LookAgain => continue,
+        }
+        let opened = match open(core, session, credentials, &record, lost.is_some()).await {
+            Ok(opened) => opened,
+            Err(fault) => {
+                lease::give_back(core, session).await;
+                return Err(not_executed(fault));
+            }
+        };
         let refuse = session.route.config.unsafe_after_loss == UnsafeAfterLoss::Refuse;
         let whole = generation == 0 || {
             let address = opened.address.on_behalf(credentials);
@@ -263,23 +272,30 @@ async fn make(core: &Rc<Core>, session: &Arc<Session>, credentials: &Credentials
             resumed: Origin::Resumed.header(generation + 1),
         });
         let sealed = bound.seal(app, session.key);
-        let stored = session.update(app, |record| match &mut record.state {
-            State::Open { binding, generation: current, .. } if *current == generation => {
+        let stored = session.update(core, |record| match &mut record.state {
+            State::Open { binding, generation: current, lease } if *current == generation => {
                 *binding = Some(sealed.clone());
                 *current = generation + 1;
+                *lease = None;
                 true
             }
             _ => false,
         });
         let origin = if generation == 0 { Origin::New } else { Origin::Restored };
-        match stored.await {
-            Updated::Stored | Updated::Unstored => return Ok((bound, origin)),
-            Updated::Deleted | Updated::Declined => {
-                // Another replica was faster, or the session was deleted: the record says which.
+        let faithful = session.route.config.on_store_failure == OnStoreFailure::Refuse;
+        let outcome = stored.await;
+        match outcome {
+            Updated::Stored => return Ok((bound, origin)),
+            Updated::Unstored if !faithful => return Ok((bound, origin)),
+            Updated::Unstored | Updated::Deleted | Updated::Declined => {
                 let address = bound.address.on_behalf(credentials);
                 upstream::end_later(core.endpoint(&session.route), address);
             }
         }
+        if outcome == Updated::Unstored {
+            return Err(Fault::StoreAway);
+        }
+        // Another replica was faster, or the session was deleted: the record says which.
     }
 }
 
@@ -374,7 +390,7 @@ pub async fn release(core: &Rc<Core>, session: &Arc<Session>, credentials: &Cred
         _ => false,
     };
     if session.kind != Kind::Isolated {
-        session.update(&core.app, forget).await;
+        session.update(core, forget).await;
     }
     let mut slot = lock(&session.slot);
     if matches!(*slot, Slot::Making(_)) {
@@ -415,7 +431,7 @@ pub async fn forget(core: &Rc<Core>, session: &Arc<Session>) -> Updated {
         }
         State::Deleted => false,
     };
-    let updated = session.update(&core.app, clear).await;
+    let updated = session.update(core, clear).await;
     let mut slot = lock(&session.slot);
     if matches!(*slot, Slot::Making(_)) {
         *slot = Slot::Empty { generation };

@@ -67,7 +67,7 @@ pub fn step_of(core: &Core, session: &Session, held: &Held) -> Option<Step> {
 }
 
 /// Notes a step, if the upstream answered it with success.
-pub async fn remember(core: &Core, session: &Session, step: Step, response: &[u8]) {
+pub async fn remember(core: &Rc<Core>, session: &Session, step: Step, response: &[u8]) {
     if !is_success(response) {
         return;
     }
@@ -78,7 +78,7 @@ pub async fn remember(core: &Core, session: &Session, step: Step, response: &[u8
         }
         true
     };
-    session.update(&core.app, change).await;
+    session.update(core, change).await;
 }
 
 /// A result, and not one of a tool that failed.

@@ -16,7 +16,7 @@ use tokio::task::LocalSet;
 
 use crate::admin;
 use crate::app::{App, Core};
-use crate::config::{AdminAddress, Config, ConfigErrors, StoreUrl, default_state_dir};
+use crate::config::{AdminAddress, Config, ConfigErrors, KeyRingPlace, StoreUrl, default_state_dir};
 use crate::effects::Effects;
 use crate::keys::{self, KeysError, LiveKeys};
 use crate::tls::{Tls, TlsError};
@@ -71,6 +71,11 @@ pub enum StartError {
     /// There is no key ring to be had.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The replicas that share the store would not understand each other's session ids.
+    #[error(
+        "the store is shared, so every replica needs the same key ring: make one with `throughline keys new FILE`, and give it to all with --key-ring FILE (key_ring in the configuration, or the text itself in THROUGHLINE_KEY_RING)"
+    )]
+    NoSharedKeys,
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -103,7 +108,7 @@ impl Gateway {
         std::thread::spawn(move || effects.bytes::<1>());
         config.resolve(&|name| std::env::var(name).ok())?;
         let destinations = destination::of_routes(&config)?;
-        let keys = LiveKeys::open(&state_dir(&config)?.join(keys::FILE), effects)?;
+        let keys = open_keys(&config, effects)?;
         let tls = config.tls.as_ref().map(Tls::load).transpose()?;
         let store = runtime()?.block_on(open_store(&config))?;
         let workers = config.workers.map_or_else(cores, std::num::NonZero::get);
@@ -194,6 +199,11 @@ impl Worker {
             };
             let housekeeping =
                 (self.index == 0).then(|| tokio::task::spawn_local(background::run(Rc::clone(&core))));
+            let following = (self.index == 0 && core.app.store.is_shared())
+                .then(|| tokio::task::spawn_local(background::follow(Rc::clone(&core))));
+            if self.index == 0 {
+                tokio::task::spawn_local(LiveKeys::watch(Arc::clone(&core.app)));
+            }
             tokio::task::spawn_local(tidy_pools(Rc::clone(&core)));
             if let (0, Some(tls)) = (self.index, self.tls.clone()) {
                 tokio::task::spawn_local(tls.watch(Arc::clone(&core.app)));
@@ -208,6 +218,9 @@ impl Worker {
             }
             if let Some(housekeeping) = housekeeping {
                 let _ = tokio::time::timeout(LAST_WORDS, housekeeping).await;
+            }
+            if let Some(following) = following {
+                following.abort();
             }
         });
         // Sessions that are being ended upstream, answers on their way: nobody waits for them, so briefly.
@@ -225,6 +238,15 @@ pub async fn tidy_pools(core: Rc<Core>) {
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }
+}
+
+fn open_keys(config: &Config, effects: Effects) -> Result<LiveKeys, StartError> {
+    Ok(match &config.key_ring {
+        KeyRingPlace::File(file) => LiveKeys::shared(file, effects)?,
+        KeyRingPlace::Given(ring) => LiveKeys::given(ring.clone(), effects),
+        KeyRingPlace::StateDir if config.store.is_shared() => return Err(StartError::NoSharedKeys),
+        KeyRingPlace::StateDir => LiveKeys::open(&state_dir(config)?.join(keys::FILE), effects)?,
+    })
 }
 
 /// Where the gateway keeps its secrets and, by default, its store.

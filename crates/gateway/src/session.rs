@@ -1,29 +1,31 @@
 //! A session as the client knows it, whatever becomes of the upstream session behind it.
 //!
 //! [`resolve`] finds the session that a request belongs to. What the session is bound to upstream is in
-//! [`recover`]; how it is told to others (store, other replicas) is in [`Session::update`].
+//! [`recover`]; how the store and other replicas hear of it, and it of them, in `session/record.rs`.
 
+mod record;
 mod table;
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use http::HeaderValue;
-use throughline_store::{
-    Kind as RecordKind, Millis, Put, Record, RecordKey, State, StoreError, Stored, Version,
-};
+use throughline_store::{Kind as RecordKind, Millis, Record, RecordKey, State, StoreError, Stored};
 use throughline_wire::seal::SessionToken;
 use throughline_wire::version::{Era, ProtocolVersion};
 use tokio::sync::Notify;
 
+pub use record::Updated;
+use record::{Known, Reading};
 pub use table::Table;
 
 use crate::account::Turn;
 use crate::app::{App, Core, Route};
 use crate::binding::Slot;
 use crate::classify::{Arrived, version_of};
-use crate::config::{Mode, OnStoreMiss};
+use crate::config::{Mode, OnStoreFailure, OnStoreMiss};
 use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::initialize::InitializeParams;
@@ -32,6 +34,9 @@ use crate::metrics::StoreOperation;
 use crate::principal::{Caller, Continuity};
 use crate::probe;
 use crate::recover;
+
+/// How long a record waits for its client's first request, on a store that others share.
+const ANNOUNCED: Duration = Duration::from_secs(3600);
 
 /// How a client holds its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,34 +87,17 @@ pub struct Session {
     /// The client's standing stream.
     pub listener: Mutex<Option<Listener>>,
     known: Mutex<Known>,
+    /// Under which epoch of the store that was read.
+    read_at: AtomicU64,
     calls: Mutex<Vec<Call>>,
     used: AtomicU64,
     in_flight: AtomicU32,
-}
-
-/// What the store is known to hold.
-struct Known {
-    record: Record,
-    version: Option<Version>,
 }
 
 /// A request in flight whose id was made unique: what the client called it.
 struct Call {
     ours: Box<str>,
     theirs: Box<str>,
-}
-
-/// What became of an update.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Updated {
-    /// It is durable.
-    Stored,
-    /// The store could not be reached; the session goes on without it.
-    Unstored,
-    /// Somebody deleted the session.
-    Deleted,
-    /// The change was not wanted any more.
-    Declined,
 }
 
 /// Locks, whatever happened to the last holder: nothing here is left half-changed by a panic.
@@ -140,96 +128,41 @@ impl Session {
             initialized: false,
             restore: Vec::new(),
         };
-        Self::with(kind, route, key, Known { record, version: None }, Slot::Empty { generation: 0 }, now)
+        Self::with(app, kind, route, key, Known::new(record, None), Slot::Empty { generation: 0 })
     }
 
     /// A session as its record has it.
     fn stored(app: &App, kind: Kind, route: &Arc<Route>, key: RecordKey, mut stored: Stored) -> Self {
         stored.record.initialize = app.texts.share(&stored.record.initialize);
         let slot = Slot::of_record(app, route.index, key, &stored.record);
-        let known = Known { record: stored.record, version: Some(stored.version) };
-        Self::with(kind, route, key, known, slot, app.effects.now())
+        let known = Known::new(stored.record, Some(stored.version));
+        Self::with(app, kind, route, key, known, slot)
     }
 
-    fn with(kind: Kind, route: &Arc<Route>, key: RecordKey, known: Known, slot: Slot, now: Millis) -> Self {
+    fn with(app: &App, kind: Kind, route: &Arc<Route>, key: RecordKey, known: Known, slot: Slot) -> Self {
+        // Its record may say less: that of a client that has not made a request yet is kept for a short time.
+        let expires = Millis(known.record.created.0.saturating_add(millis(app.config.sessions.absolute)));
         Session {
             key,
             kind,
             route: Arc::clone(route),
-            expires: known.record.expires,
+            expires,
             version: None,
             slot: Mutex::new(slot),
             rebound: Notify::new(),
             listener: Mutex::new(None),
             known: Mutex::new(known),
+            read_at: AtomicU64::new(record::STALE),
             calls: Mutex::new(Vec::new()),
-            used: AtomicU64::new(now.0),
+            used: AtomicU64::new(app.effects.now().0),
             in_flight: AtomicU32::new(0),
         }
     }
 
-    /// A copy of the record as it is known here.
-    pub fn record(&self) -> Record {
-        lock(&self.known).record.clone()
-    }
-
-    /// Changes the record and makes the change durable. `change` may run more than once, on a newer record each
-    /// time; it says whether the change is still wanted.
-    pub async fn update(&self, app: &App, change: impl Fn(&mut Record) -> bool) -> Updated {
-        loop {
-            let (mut record, version) = {
-                let known = lock(&self.known);
-                (known.record.clone(), known.version)
-            };
-            if record.state == State::Deleted {
-                return Updated::Deleted;
-            }
-            if !change(&mut record) {
-                return Updated::Declined;
-            }
-            if self.kind == Kind::Isolated {
-                lock(&self.known).record = record;
-                return Updated::Stored;
-            }
-            match app.store.put_if(self.key, version, record.clone(), app.effects.now()).await {
-                Ok(Put::Stored(version)) => {
-                    self.learn(Stored { record, version, touched: app.effects.now() });
-                    return Updated::Stored;
-                }
-                Ok(Put::Conflict(Some(stored))) => {
-                    self.learn(stored);
-                }
-                Ok(Put::Conflict(None)) => lock(&self.known).version = None,
-                Err(error) => {
-                    app.store_failed(StoreOperation::Put, &error);
-                    tracing::warn!(
-                        session = app.log_id(&self.key.0),
-                        "session record not stored; going on without it"
-                    );
-                    lock(&self.known).record = record;
-                    return Updated::Unstored;
-                }
-            }
-        }
-    }
-
-    /// Reads the record again: another replica may have changed it.
-    pub async fn refresh(&self, app: &App) -> Result<(), StoreError> {
-        if self.kind == Kind::Isolated || lock(&self.known).version.is_none() {
-            return Ok(());
-        }
-        if let Some(stored) = app.store.get(self.key, app.effects.now()).await? {
-            self.learn(stored);
-        }
-        Ok(())
-    }
-
-    /// Takes over what the store has, unless something newer is known: answers of the store may overtake each other.
-    fn learn(&self, stored: Stored) {
-        let mut known = lock(&self.known);
-        if known.version.is_none_or(|version| version <= stored.version) {
-            *known = Known { record: stored.record, version: Some(stored.version) };
-        }
+    /// Notes that changes may have gone unnoticed. Whether a client listens, so that they have to be looked for now.
+    pub fn doubt(&self) -> bool {
+        self.read_at.store(record::STALE, Ordering::Release);
+        lock(&self.listener).is_some()
     }
 
     /// Notes use.
@@ -305,6 +238,9 @@ pub async fn resolve(core: &Rc<Core>, arrived: &Arrived) -> Result<Holding, Faul
     match arrived.era {
         Era::Modern => probe::require_modern(core, arrived).await.map(|()| Holding::Sessionless),
         Era::Legacy => {
+            if core.app.store.trouble().is_some() {
+                store_away(arrived)?;
+            }
             let session = legacy(core, arrived).await?;
             arrived.seen.session(&session);
             Ok(Holding::Session(session))
@@ -329,6 +265,7 @@ pub async fn issued(core: &Rc<Core>, arrived: &Arrived, id: &HeaderValue) -> Res
     let token = open_id(app, arrived, id).ok_or(Fault::SessionUnknown)?;
     let key = RecordKey(token.id);
     if let Some(session) = app.sessions.get(&key) {
+        confirm(core, arrived, &session).await?;
         return if recover::is_closed(&session) { Err(Fault::SessionUnknown) } else { Ok(session) };
     }
     make_room(core, &arrived.caller, key)?;
@@ -336,32 +273,80 @@ pub async fn issued(core: &Rc<Core>, arrived: &Arrived, id: &HeaderValue) -> Res
     let fresh = |params: &InitializeParams| {
         told(Session::new(app, Kind::Issued, &arrived.route, key, token.principal, params))
     };
-    if let Some(session) = app.sessions.adopt(key, fresh) {
-        return Ok(session);
-    }
-    let rebuild = || {
-        tracing::warn!(
-            session = app.log_id(&key.0),
-            "no record of a valid session; rebuilt from its id (degraded)"
-        );
-        fresh(&InitializeParams::synthetic(token.version, token.capabilities))
-    };
-    let session = match app.store.get(key, app.effects.now()).await {
-        Ok(Some(stored)) => match stored.record.state {
-            State::Deleted => return Err(Fault::SessionUnknown),
-            State::Open { .. } => told(Session::stored(app, Kind::Issued, &arrived.route, key, stored)),
+    let reading = Reading::begin(app);
+    let session = match read(core, arrived, key).await? {
+        Some(stored) if stored.record.state == State::Deleted => return Err(Fault::SessionUnknown),
+        Some(stored) => told(Session::stored(app, Kind::Issued, &arrived.route, key, stored)),
+        None => match app.sessions.adopt(key, &reading, fresh) {
+            Some(session) => return Ok(session),
+            None if arrived.route.config.on_store_miss == OnStoreMiss::NotFound
+                && app.store.trouble().is_none() =>
+            {
+                return Err(Fault::SessionUnknown);
+            }
+            None => {
+                tracing::warn!(
+                    session = app.log_id(&key.0),
+                    "no record of a valid session; rebuilt from its id (degraded)"
+                );
+                fresh(&InitializeParams::synthetic(token.version, token.capabilities))
+            }
         },
-        Ok(None) if arrived.route.config.on_store_miss == OnStoreMiss::NotFound => {
-            return Err(Fault::SessionUnknown);
+    };
+    Ok(app.sessions.insert(session, &reading))
+}
+
+/// Lets other replicas know what a client announced that has not made a request yet, for a while: its first may reach any
+/// of them. A session that exists under this key stays as it is.
+pub async fn announce(
+    core: &Core,
+    arrived: &Arrived,
+    kind: Kind,
+    key: RecordKey,
+    params: &InitializeParams,
+) -> Result<(), Fault> {
+    let app = &core.app;
+    if !app.store.is_shared() || app.sessions.get(&key).is_some() {
+        return Ok(());
+    }
+    let mut record = Session::new(app, kind, &arrived.route, key, arrived.caller.principal, params).record();
+    record.expires = record.expires.min(Millis(app.effects.now().0.saturating_add(millis(ANNOUNCED))));
+    match app.store.put_if(key, None, record, app.effects.now()).await {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            app.store_failed(StoreOperation::Put, &error);
+            store_away(arrived)
         }
-        Ok(None) => rebuild(),
-        // A store that is away says nothing about the session: a 404 would make the client throw it away.
+    }
+}
+
+/// What a failure of the store means on this route.
+fn store_away(arrived: &Arrived) -> Result<(), Fault> {
+    match arrived.route.config.on_store_failure {
+        OnStoreFailure::Serve => Ok(()),
+        OnStoreFailure::Refuse => Err(Fault::StoreAway),
+    }
+}
+
+/// The record of a session that is not in memory. A store that is away says nothing about the session: a 404 would
+/// make the client throw it away, so it goes on as if there were none, unless the route says otherwise.
+async fn read(core: &Core, arrived: &Arrived, key: RecordKey) -> Result<Option<Stored>, Fault> {
+    let app = &core.app;
+    match app.store.get(key, app.effects.now()).await {
+        Ok(stored) => Ok(stored),
         Err(error) => {
             app.store_failed(StoreOperation::Get, &error);
-            rebuild()
+            store_away(arrived).map(|()| None)
         }
-    };
-    Ok(app.sessions.insert(session))
+    }
+}
+
+/// Sees to it that a session in memory is as its record has it, as far as the store can tell.
+async fn confirm(core: &Rc<Core>, arrived: &Arrived, session: &Session) -> Result<(), Fault> {
+    match session.confirm(core).await {
+        Ok(()) => Ok(()),
+        Err(_) => store_away(arrived),
+    }
 }
 
 /// Opens a client's session id; None when it is not a valid id of this caller on this route.
@@ -375,9 +360,9 @@ fn open_id(app: &App, arrived: &Arrived, id: &HeaderValue) -> Option<SessionToke
 
 async fn keyed(core: &Rc<Core>, arrived: &Arrived, key: RecordKey) -> Result<Arc<Session>, Fault> {
     let app = &core.app;
-    let now = app.effects.now();
     if let Some(session) = app.sessions.get(&key) {
-        if now < session.expires {
+        if app.effects.now() < session.expires {
+            confirm(core, arrived, &session).await?;
             return Ok(session);
         }
         app.sessions.remove(&session);
@@ -388,20 +373,17 @@ async fn keyed(core: &Rc<Core>, arrived: &Arrived, key: RecordKey) -> Result<Arc
         let params = params.without_capabilities();
         Session::new(app, Kind::Keyed, &arrived.route, key, arrived.caller.principal, &params)
     };
-    let stored = app.store.get(key, now).await.unwrap_or_else(|error| {
-        app.store_failed(StoreOperation::Get, &error);
-        None
-    });
-    let session = match stored {
-        Some(stored) if matches!(stored.record.state, State::Open { .. }) => {
+    let reading = Reading::begin(app);
+    let session = match read(core, arrived, key).await? {
+        Some(stored) if stored.record.state != State::Deleted => {
             Session::stored(app, Kind::Keyed, &arrived.route, key, stored)
         }
-        _ => match app.sessions.adopt(key, fresh) {
+        _ => match app.sessions.adopt(key, &reading, fresh) {
             Some(session) => return Ok(session),
             None => fresh(&synthetic(arrived)),
         },
     };
-    Ok(app.sessions.insert(session))
+    Ok(app.sessions.insert(session, &reading))
 }
 
 /// Sees that one more session fits, for this caller and for all. Who has to leave is the idlest, never one that is in
@@ -469,20 +451,14 @@ pub async fn end(
     session: &Arc<Session>,
     credentials: &Credentials,
 ) -> Result<(), StoreError> {
-    let app = &core.app;
     recover::close(core, session, credentials);
-    let (route, principal) = (session.route.digest, session.record().principal);
     // Durable before it is answered: a session that was ended must not come back with the process.
-    let stored = app.store.delete(session.key, session.expires, route, principal, app.effects.now()).await;
-    if let Err(error) = &stored {
-        app.store_failed(StoreOperation::Delete, error);
-        tracing::warn!("the end of a session was not stored; it holds in this process only");
-    }
-    lock(&session.known).record.state = State::Deleted;
-    stored.map(|_| ())
+    session.bury(&core.app).await.inspect_err(|_| {
+        tracing::warn!("the end of a session was not stored; it holds in this process only, until it can be");
+    })
 }
 
 /// A duration in the unit that records use.
-pub fn millis(duration: std::time::Duration) -> u64 {
+pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -52,6 +52,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the store is away for now, which it says itself in the log.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        false
+    }
+
     /// Names `path` as where an error of the file system came from.
     pub(crate) fn io(path: &Path, error: &io::Error) -> StoreError {
         let path = path.to_owned();

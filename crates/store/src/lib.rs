@@ -210,6 +210,25 @@ impl Store {
         }
     }
 
+    /// Whether other processes may change what is in it.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// None while changes that other processes make may go unnoticed. Otherwise a number that grows whenever some may
+    /// have been missed: what was read under an earlier epoch has to be read again.
+    #[must_use]
+    pub fn epoch(&self) -> Option<u64> {
+        Some(0)
+    }
+
+    /// Why the store cannot be used now, in a few words without secrets; None when all is well.
+    #[must_use]
+    pub fn trouble(&self) -> Option<std::sync::Arc<str>> {
+        None
+    }
+
     /// The backend in words: `memory`, or `embedded` and its directory.
     #[must_use]
     pub fn describe(&self) -> String {

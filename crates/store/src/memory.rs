@@ -58,7 +58,7 @@ impl Memory {
                 let version = stored.version;
                 inner.insert(key, stored);
                 // Under the lock, so that signals come in the order of the changes.
-                self.changes.announce(key);
+                self.changes.announce(key, version);
                 Put::Stored(version)
             }
         }
@@ -71,8 +71,9 @@ impl Memory {
         let last = current.map_or(Version::NONE, |stored| stored.version);
         let stood = current.filter(|stored| stored.lives(now)).cloned();
         if let Some(stored) = rules::bury(current, last, tombstone, now) {
+            let version = stored.version;
             inner.insert(key, stored);
-            self.changes.announce(key);
+            self.changes.announce(key, version);
         }
         stood
     }

@@ -2,7 +2,7 @@
 
 use tokio::sync::broadcast;
 
-use crate::record::RecordKey;
+use crate::record::{RecordKey, Version};
 
 /// Signals that a receiver may be behind before it is told [`Changed::All`] instead.
 const CAPACITY: usize = 4096;
@@ -10,22 +10,22 @@ const CAPACITY: usize = 4096;
 /// What changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Changed {
-    /// This record.
-    One(RecordKey),
+    /// This record now has this version.
+    One(RecordKey, Version),
     /// Too many to say which: take every record for changed.
     All,
 }
 
 /// A receiver of changes; see [`Store::watch`](crate::Store::watch).
 #[derive(Debug)]
-pub struct Watch(broadcast::Receiver<RecordKey>);
+pub struct Watch(broadcast::Receiver<(RecordKey, Version)>);
 
 impl Watch {
     /// Waits for the next change. Waits for ever once the store is gone, since nothing can change then.
     /// Dropping the future loses no signal.
     pub async fn changed(&mut self) -> Changed {
         match self.0.recv().await {
-            Ok(key) => Changed::One(key),
+            Ok((key, version)) => Changed::One(key, version),
             Err(broadcast::error::RecvError::Lagged(_)) => Changed::All,
             Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
@@ -34,16 +34,16 @@ impl Watch {
 
 /// Where a backend announces changes, in their order.
 #[derive(Debug)]
-pub(crate) struct Changes(broadcast::Sender<RecordKey>);
+pub(crate) struct Changes(broadcast::Sender<(RecordKey, Version)>);
 
 impl Changes {
     pub(crate) fn new() -> Changes {
         Changes(broadcast::Sender::new(CAPACITY))
     }
 
-    pub(crate) fn announce(&self, key: RecordKey) {
+    pub(crate) fn announce(&self, key: RecordKey, version: Version) {
         // An error only means that nobody watches.
-        let _ = self.0.send(key);
+        let _ = self.0.send((key, version));
     }
 
     pub(crate) fn watch(&self) -> Watch {

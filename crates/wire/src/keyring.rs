@@ -4,14 +4,16 @@
 //! # Throughline key ring
 //! format = 1
 //! not_before = 0
+//! seals_from = 0
 //! root = "<64 hexadecimal digits>"
 //! key.2 = "<64 hexadecimal digits>"
 //! key.1 = "<64 hexadecimal digits>"
 //! ```
 //!
-//! One `name = value` a line; `#` begins a comment; quotes are optional. The first key is the active one:
-//! it seals. The others only open what they sealed before they were replaced. `root` never rotates: digests
-//! are made with it, since a principal must have the same name before and after a rotation.
+//! One `name = value` a line, or several with `;` between them; `#` begins a comment; quotes are optional. The first
+//! key is the active one: it seals. The others only open what they sealed before they were replaced. Before
+//! `seals_from` the second is still active: a new key has to be with every replica before any seals with it. `root`
+//! never rotates: digests are made with it, since a principal must have the same name before and after a rotation.
 
 use std::fmt;
 
@@ -36,6 +38,7 @@ pub struct KeyRing {
     root: [u8; 32],
     keys: Vec<RingKey>,
     not_before: u32,
+    seals_from: u32,
 }
 
 /// Why a text is no key ring. It names the line, counted from 1, and never what stands in it.
@@ -50,6 +53,9 @@ pub enum KeyRingError {
     /// `not_before` is not a number of seconds since 1970 that fits 32 bits.
     #[error("key ring line {0}: not_before must be seconds since 1970")]
     NotBefore(usize),
+    /// `seals_from` is not a number of seconds since 1970 that fits 32 bits.
+    #[error("key ring line {0}: seals_from must be seconds since 1970")]
+    SealsFrom(usize),
     /// A key's id is not a number from 0 to 255.
     #[error("key ring line {0}: a key's id must be a number from 0 to 255")]
     Id(usize),
@@ -77,7 +83,12 @@ impl KeyRing {
     /// A ring with one key, number 1. The root is derived from it, once, and kept from then on.
     #[must_use]
     pub fn generate(secret: [u8; 32]) -> Self {
-        Self { root: derive_root(&secret), keys: vec![RingKey { id: 1, secret }], not_before: 0 }
+        Self {
+            root: derive_root(&secret),
+            keys: vec![RingKey { id: 1, secret }],
+            not_before: 0,
+            seals_from: 0,
+        }
     }
 
     /// Reads the text form (see the module).
@@ -86,15 +97,14 @@ impl KeyRing {
     ///
     /// See [`KeyRingError`].
     pub fn parse(text: &str) -> Result<Self, KeyRingError> {
-        let (mut format, mut not_before, mut root) = (None, None, None);
+        let (mut format, mut not_before, mut seals_from, mut root) = (None, None, None, None);
         let mut keys: Vec<RingKey> = Vec::new();
-        for (index, line) in text.lines().enumerate() {
-            let number = index + 1;
-            let line = line.split('#').next().unwrap_or_default().trim();
-            if line.is_empty() {
-                continue;
-            }
-            let (name, value) = line.split_once('=').ok_or(KeyRingError::Line(number))?;
+        let lines = text.lines().enumerate().flat_map(|(index, line)| {
+            let line = line.split('#').next().unwrap_or_default();
+            line.split(';').map(move |entry| (index + 1, entry.trim()))
+        });
+        for (number, entry) in lines.filter(|(_, entry)| !entry.is_empty()) {
+            let (name, value) = entry.split_once('=').ok_or(KeyRingError::Line(number))?;
             let value = unquote(value.trim()).ok_or(KeyRingError::Line(number))?;
             let twice = match name.trim() {
                 "format" if value == FORMAT => format.replace(()).is_some(),
@@ -102,6 +112,10 @@ impl KeyRing {
                 "not_before" => {
                     let seconds = value.parse::<u32>().map_err(|_| KeyRingError::NotBefore(number))?;
                     not_before.replace(seconds).is_some()
+                }
+                "seals_from" => {
+                    let seconds = value.parse::<u32>().map_err(|_| KeyRingError::SealsFrom(number))?;
+                    seals_from.replace(seconds).is_some()
                 }
                 "root" => root.replace(secret(value).ok_or(KeyRingError::Secret(number))?).is_some(),
                 name => {
@@ -125,7 +139,8 @@ impl KeyRing {
         if keys.is_empty() {
             return Err(KeyRingError::NoKey);
         }
-        Ok(Self { root, keys, not_before: not_before.unwrap_or(0) })
+        let (not_before, seals_from) = (not_before.unwrap_or(0), seals_from.unwrap_or(0));
+        Ok(Self { root, keys, not_before, seals_from })
     }
 
     /// The text form. It holds the secrets: write it where only the gateway reads it.
@@ -133,10 +148,12 @@ impl KeyRing {
     pub fn to_text(&self) -> String {
         let mut text = format!(
             "# Throughline key ring: keep it secret, give it to every replica.\n\
-             # The first key seals; the others only open what they sealed. The root stays as it is.\n\
+             # The first key seals, from seals_from on, before that the second; the others only open what they\n\
+             # sealed. The root stays as it is.\n\
              # Session ids issued before not_before (seconds since 1970) are refused.\n\
-             format = {FORMAT}\nnot_before = {}\nroot = \"{}\"\n",
+             format = {FORMAT}\nnot_before = {}\nseals_from = {}\nroot = \"{}\"\n",
             self.not_before,
+            self.seals_from,
             HEXLOWER.encode(&self.root),
         );
         for key in &self.keys {
@@ -145,11 +162,21 @@ impl KeyRing {
         text
     }
 
-    /// Makes `secret` the active key. What the earlier keys sealed stays valid; the oldest of 16 is dropped.
-    pub fn rotate(&mut self, secret: [u8; 32]) {
+    /// The same in one line, for a variable of the environment.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        let text = self.to_text();
+        let entries: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        entries.join("; ")
+    }
+
+    /// Makes `secret` the active key from `seals_from` (seconds since 1970) on. What the earlier keys sealed stays
+    /// valid; the oldest of 16 is dropped.
+    pub fn rotate(&mut self, secret: [u8; 32], seals_from: u32) {
         self.keys.truncate(MAX_KEYS - 1);
+        self.seals_from = seals_from;
         // Ids are not reused while a key that bears them is in the ring.
-        let mut id = self.active_id();
+        let mut id = self.keys.first().map_or(0, |key| key.id);
         while self.keys.iter().any(|key| key.id == id) {
             id = id.wrapping_add(1);
         }
@@ -167,17 +194,23 @@ impl KeyRing {
         self.not_before
     }
 
-    /// The id of the key that seals.
+    /// When the first key begins to seal, in seconds since 1970.
     #[must_use]
-    pub fn active_id(&self) -> u8 {
-        // No constructor makes a ring without a key.
-        self.keys.first().map_or(0, |key| key.id)
+    pub fn seals_from(&self) -> u32 {
+        self.seals_from
     }
 
-    /// The ids of all keys, the active one first.
+    /// The ids of all keys, the one that is active at `now` (seconds since 1970) first.
     #[must_use]
-    pub fn ids(&self) -> Vec<u8> {
-        self.keys.iter().map(|key| key.id).collect()
+    pub fn ids(&self, now: u32) -> Vec<u8> {
+        let mut ids: Vec<u8> = self.keys.iter().map(|key| key.id).collect();
+        ids[..=self.active(now)].rotate_right(1);
+        ids
+    }
+
+    /// Place of the key that is active at `now`. A ring with one key has no choice.
+    pub(crate) fn active(&self, now: u32) -> usize {
+        usize::from(self.seals_from > now && self.keys.len() > 1)
     }
 
     /// Whether the other is this ring at another time: they have the same root.

@@ -88,16 +88,24 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Derives the keys of every purpose from every key of the ring (HKDF-SHA256).
+    /// Derives the keys of every purpose from every key of the ring (HKDF-SHA256), to seal with the one that is active
+    /// at `now` (seconds since 1970).
     #[must_use]
-    pub fn derive(ring: &KeyRing) -> Self {
-        let mut keys = ring.keys().iter().map(Derived::new);
+    pub fn derive(ring: &KeyRing, now: u32) -> Self {
+        let mut keys: Vec<Derived> = ring.keys().iter().map(Derived::new).collect();
         Self {
-            active: keys.next().expect("no constructor makes a ring without a key"),
-            retired: keys.collect(),
+            // No constructor makes a ring without a key.
+            active: keys.remove(ring.active(now)),
+            retired: keys,
             digest: mac_key(&prk(ring.root()), b"digest"),
             not_before: ring.not_before(),
         }
+    }
+
+    /// The id of the key that seals.
+    #[must_use]
+    pub fn active_id(&self) -> u8 {
+        self.active.id
     }
 
     /// Seals a session id: [`SESSION_ID_LEN`] characters of `[a-z2-7]`. The nonce must be random.

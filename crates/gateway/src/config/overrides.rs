@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use throughline_wire::keyring::KeyRing;
+
 use super::{
-    AdminAddress, AdminToken, ConfigError, ConfigErrors, Place, Proxies, StoreUrl, ValueError, upstream,
-    value,
+    AdminAddress, AdminToken, ConfigError, ConfigErrors, KeyRingPlace, Place, Proxies, StoreUrl, ValueError,
+    upstream, value,
 };
 
 /// Settings that stand above the file's; `None` and `false` leave it as it is.
@@ -21,6 +23,8 @@ pub struct Overrides {
     pub admin_token: Option<AdminToken>,
     /// In place of [`Config::store`](super::Config::store).
     pub store: Option<StoreUrl>,
+    /// In place of [`Config::key_ring`](super::Config::key_ring).
+    pub key_ring: Option<KeyRingPlace>,
     /// In place of [`Config::state_dir`](super::Config::state_dir).
     pub state_dir: Option<PathBuf>,
     /// In place of [`Config::workers`](super::Config::workers).
@@ -35,6 +39,7 @@ pub struct Overrides {
 
 impl Overrides {
     /// Reads `THROUGHLINE_LISTEN`, `THROUGHLINE_ADMIN`, `THROUGHLINE_ADMIN_TOKEN`, `THROUGHLINE_STORE`,
+    /// `THROUGHLINE_KEY_RING` (its text), `THROUGHLINE_KEY_RING_FILE`,
     /// `THROUGHLINE_STATE_DIR`, `THROUGHLINE_WORKERS` and `THROUGHLINE_ALLOWED_HOSTS` (separated by commas), and, as
     /// everywhere in either case, `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`. An empty variable counts as unset.
     ///
@@ -48,6 +53,9 @@ impl Overrides {
             admin: variables.parse("THROUGHLINE_ADMIN", AdminAddress::parse),
             admin_token: variables.parse("THROUGHLINE_ADMIN_TOKEN", AdminToken::parse),
             store: variables.parse("THROUGHLINE_STORE", value::store),
+            key_ring: variables
+                .parse("THROUGHLINE_KEY_RING", key_ring)
+                .or_else(|| variables.parse("THROUGHLINE_KEY_RING_FILE", key_ring_file)),
             state_dir: variables.parse("THROUGHLINE_STATE_DIR", value::directory),
             workers: variables.parse("THROUGHLINE_WORKERS", value::workers),
             allowed_hosts: variables.parse("THROUGHLINE_ALLOWED_HOSTS", hosts),
@@ -56,6 +64,15 @@ impl Overrides {
         };
         if variables.errors.is_empty() { Ok(overrides) } else { Err(ConfigErrors(variables.errors)) }
     }
+}
+
+fn key_ring(text: &str) -> Result<KeyRingPlace, ValueError> {
+    // Its errors never show the text.
+    KeyRing::parse(text).map(KeyRingPlace::Given).map_err(|error| ValueError(error.to_string()))
+}
+
+fn key_ring_file(text: &str) -> Result<KeyRingPlace, ValueError> {
+    value::file(text).map(KeyRingPlace::File)
 }
 
 fn hosts(text: &str) -> Result<Vec<String>, ValueError> {

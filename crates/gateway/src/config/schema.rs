@@ -14,8 +14,9 @@ use super::read::{Field, Key, Reader};
 use super::upstream::{forward_header, header_name, header_value};
 use super::value::{self, show_duration};
 use super::{
-    AdminAddress, Anonymous, Answers, Config, ConfigErrors, GIB, KIB, Limits, MIB, Mode, OnStoreMiss, Place,
-    Route, Sessions, Timeouts, Tls, UnsafeAfterLoss, days, hours, minutes,
+    AdminAddress, Anonymous, Answers, Config, ConfigErrors, GIB, KIB, KeyRingPlace, Limits, MIB, Mode,
+    OnStoreFailure, OnStoreMiss, Place, Route, Sessions, Timeouts, Tls, UnsafeAfterLoss, days, hours,
+    minutes,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,6 +37,9 @@ const FILE: &[Key<Config>] = &[
     }),
     Key::new("state_dir", |c, f| f.parsed(&mut c.state_dir, "a path", |s| value::directory(s).map(Some))),
     Key::new("store", |c, f| f.parsed(&mut c.store, "a store", value::store)),
+    Key::new("key_ring", |c, f| {
+        f.parsed(&mut c.key_ring, "a path", |text| value::file(text).map(KeyRingPlace::File));
+    }),
     Key::new("allowed_hosts", |c, f| f.list(&mut c.allowed_hosts, "hosts", value::host)),
     Key::new("allowed_origins", |c, f| f.list(&mut c.allowed_origins, "origins", value::origin)),
     Key::new("trusted_proxies", |c, f| f.list(&mut c.trusted_proxies, "addresses", value::network)),
@@ -113,6 +117,10 @@ const ROUTE: &[Key<Route>] = &[
     Key::new("on_store_miss", |r, f| {
         let choices = [("rebuild", OnStoreMiss::Rebuild), ("not-found", OnStoreMiss::NotFound)];
         f.choice(&mut r.on_store_miss, &choices);
+    }),
+    Key::new("on_store_failure", |r, f| {
+        let choices = [("serve", OnStoreFailure::Serve), ("refuse", OnStoreFailure::Refuse)];
+        f.choice(&mut r.on_store_failure, &choices);
     }),
     Key::new("unsafe_after_loss", |r, f| {
         let choices = [("replay", UnsafeAfterLoss::Replay), ("refuse", UnsafeAfterLoss::Refuse)];

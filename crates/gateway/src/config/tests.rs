@@ -88,6 +88,7 @@ admin = "unix:/run/tl.sock"
 access_log = false
 workers = 3
 state_dir = "/var/lib/tl"
+key_ring = "/run/secrets/keyring"
 store = "memory:"
 allowed_hosts = ["MCP.example.com", "[::1]:8808", "10.0.0.7"]
 allowed_origins = ["https://App.example.com:443", "vscode-webview://abc"]
@@ -135,6 +136,7 @@ mode = "stateless"
 anonymous = "shared"
 answers = "json"
 on_store_miss = "not-found"
+on_store_failure = "refuse"
 unsafe_after_loss = "refuse"
 restore.calls = ["set_workspace", "log in"]
 trust_annotations = true
@@ -166,6 +168,7 @@ fn every_key_is_read() {
         workers: NonZeroUsize::new(3),
         state_dir: Some("/var/lib/tl".into()),
         store: StoreUrl::Memory,
+        key_ring: KeyRingPlace::File("/run/secrets/keyring".into()),
         allowed_hosts: vec!["mcp.example.com".into(), "[::1]:8808".into(), "10.0.0.7".into()],
         allowed_origins: vec!["https://app.example.com".into(), "vscode-webview://abc".into()],
         trusted_proxies: ["10.0.0.0/8", "::1"].map(|text| Network::parse(text).unwrap()).to_vec(),
@@ -418,6 +421,7 @@ fn the_environment_overrides_the_file_and_flags_override_both() {
         ("THROUGHLINE_ADMIN", "127.0.0.1:2"),
         ("THROUGHLINE_ADMIN_TOKEN", "0123456789abcdef"),
         ("THROUGHLINE_STORE", "memory:"),
+        ("THROUGHLINE_KEY_RING_FILE", "/r"),
         ("THROUGHLINE_STATE_DIR", "/s"),
         ("THROUGHLINE_WORKERS", "2"),
         ("THROUGHLINE_ALLOWED_HOSTS", "a.example, B.example:80"),
@@ -429,6 +433,7 @@ fn the_environment_overrides_the_file_and_flags_override_both() {
     assert_eq!(config.admin, Some(AdminAddress::Tcp("127.0.0.1:2".parse().unwrap())));
     assert_eq!(config.admin_token.unwrap().expose(), "0123456789abcdef");
     assert_eq!(config.store, StoreUrl::Memory);
+    assert_eq!(config.key_ring, KeyRingPlace::File("/r".into()));
     assert_eq!(config.state_dir, Some("/s".into()));
     assert_eq!(config.workers, NonZeroUsize::new(3));
     assert_eq!(config.allowed_hosts, ["a.example", "b.example:80"]);

@@ -62,6 +62,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, ValueError> {
         .ok_or_else(|| ValueError(format!("{text:?} is not a duration: write 500ms, 5s, 10m, 1h or 7d")))
 }
 
+/// A duration as the configuration has it, for flags.
+///
+/// # Errors
+/// When it is none.
+pub fn parse_duration(text: &str) -> Result<Duration, ValueError> {
+    duration(text)
+}
+
 /// `duration` as a configuration would have it.
 pub(super) fn show_duration(duration: Duration) -> String {
     let millis = duration.as_millis();

@@ -1,11 +1,12 @@
 //! The sessions that are in memory.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use throughline_store::RecordKey;
+use throughline_store::{RecordKey, Version};
 
+use super::record::Reading;
 use super::{Session, lock};
 use crate::initialize::InitializeParams;
 
@@ -14,6 +15,8 @@ pub struct Table {
     shards: [Mutex<HashMap<RecordKey, Arc<Session>>>; SHARDS],
     pending: Mutex<Pending>,
     len: AtomicUsize,
+    /// How many changes of records have been heard of.
+    heard: AtomicU64,
 }
 
 /// Two cores rarely meet in one of them.
@@ -36,6 +39,7 @@ impl Default for Table {
             shards: std::array::from_fn(|_| Mutex::default()),
             pending: Mutex::default(),
             len: AtomicUsize::new(0),
+            heard: AtomicU64::new(0),
         }
     }
 }
@@ -48,6 +52,18 @@ impl Table {
     /// The live session of this key.
     pub fn get(&self, key: &RecordKey) -> Option<Arc<Session>> {
         self.shard(key).get(key).cloned()
+    }
+
+    /// The live session that a signal is about, if it is news to it.
+    pub fn hear(&self, key: &RecordKey, version: Version) -> Option<Arc<Session>> {
+        // First the count: a session that is just being entered is either found here or sees that it moved.
+        self.heard.fetch_add(1, Ordering::SeqCst);
+        self.get(key).filter(|session| session.hear(version))
+    }
+
+    /// How many changes of records have been heard of.
+    pub(super) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::SeqCst)
     }
 
     /// How many are live.
@@ -76,6 +92,7 @@ impl Table {
     pub(super) fn adopt(
         &self,
         key: RecordKey,
+        reading: &Reading<'_>,
         fresh: impl FnOnce(&InitializeParams) -> Session,
     ) -> Option<Arc<Session>> {
         // Taken and entered under the shard's lock, so that of two first requests neither sees neither.
@@ -87,11 +104,13 @@ impl Table {
         let session = Arc::new(fresh(&params));
         shard.insert(key, Arc::clone(&session));
         self.len.fetch_add(1, Ordering::Relaxed);
+        drop(shard);
+        reading.entered(&session);
         Some(session)
     }
 
     /// Enters a session, unless another request was faster: then that one's is returned.
-    pub(super) fn insert(&self, session: Session) -> Arc<Session> {
+    pub(super) fn insert(&self, session: Session, reading: &Reading<'_>) -> Arc<Session> {
         let mut shard = self.shard(&session.key);
         if let Some(faster) = shard.get(&session.key) {
             return Arc::clone(faster);
@@ -99,6 +118,8 @@ impl Table {
         let session = Arc::new(session);
         shard.insert(session.key, Arc::clone(&session));
         self.len.fetch_add(1, Ordering::Relaxed);
+        drop(shard);
+        reading.entered(&session);
         session
     }
 

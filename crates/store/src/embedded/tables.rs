@@ -25,8 +25,8 @@ pub(super) struct Tables<'txn> {
     records: Table<'txn, Key, &'static [u8]>,
     expiry: Table<'txn, (u64, Key), ()>,
     touches: Table<'txn, Key, u64>,
-    /// Keys to be announced after the commit.
-    pub(super) changed: Vec<RecordKey>,
+    /// What is to be announced after the commit.
+    pub(super) changed: Vec<(RecordKey, Version)>,
 }
 
 /// What stands at a key.
@@ -65,7 +65,7 @@ impl<'txn> Tables<'txn> {
             }
             Decision::Write(stored) => {
                 self.write(key, &stored, standing.expires)?;
-                self.changed.push(key);
+                self.changed.push((key, stored.version));
                 Ok(Put::Stored(stored.version))
             }
         }
@@ -81,7 +81,7 @@ impl<'txn> Tables<'txn> {
         let Standing { stored, version, expires } = self.standing(key)?;
         if let Some(buried) = rules::bury(stored.as_ref(), version, tombstone, now) {
             self.write(key, &buried, expires)?;
-            self.changed.push(key);
+            self.changed.push((key, buried.version));
         }
         Ok(stored.filter(|stored| stored.lives(now)))
     }

@@ -15,7 +15,7 @@ use super::file::Condition;
 use super::tables::Tables;
 use super::{Handle, Shared, closed, file};
 use crate::StoreError;
-use crate::record::{Millis, RecordKey};
+use crate::record::{Millis, RecordKey, Version};
 use crate::watch::Changes;
 
 /// Writes that share one commit at most: what the first of them waits for stays short.
@@ -171,8 +171,8 @@ impl Writer {
             self.shared.forget_touches(&touches);
             self.shared.commits.fetch_add(1, Ordering::Relaxed);
             self.shared.writes.fetch_add(jobs.len() as u64, Ordering::Relaxed);
-            for key in changed {
-                self.shared.changes.announce(key);
+            for (key, version) in changed {
+                self.shared.changes.announce(key, version);
             }
         });
         if let Err(error) = &result {
@@ -193,7 +193,7 @@ impl Writer {
         &self,
         jobs: &mut [Box<dyn Job>],
         touches: &[(RecordKey, Millis)],
-    ) -> Result<Vec<RecordKey>, StoreError> {
+    ) -> Result<Vec<(RecordKey, Version)>, StoreError> {
         if matches!(*self.shared.handle(), Handle::Failed(_)) {
             self.reopen();
         }
@@ -203,7 +203,7 @@ impl Writer {
             Handle::Failed(error) => return Err(error.clone()),
             Handle::Closed => return Err(StoreError::Closed),
         };
-        let transact = || -> Result<Vec<RecordKey>, redb::Error> {
+        let transact = || -> Result<Vec<(RecordKey, Version)>, redb::Error> {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(redb::Durability::Immediate)?;
             let mut tables = Tables::open(&transaction)?;

@@ -177,7 +177,7 @@ async fn a_watch_tells_who_changed_in_order(store: Store) {
     delete(&store, key(1)).await;
     store.sweep(LATER, 9).await.unwrap();
     for n in [1, 2, 1] {
-        assert_eq!(next(&mut watch).await, Some(Changed::One(key(n))));
+        assert!(matches!(next(&mut watch).await, Some(Changed::One(changed, _)) if changed == key(n)));
     }
     assert_eq!(next(&mut watch).await, None);
 }
@@ -192,7 +192,7 @@ async fn a_watch_that_lags_is_told_so(store: Store) {
         write.await.unwrap();
     }
     assert_eq!(next(&mut watch).await, Some(Changed::All));
-    assert!(matches!(next(&mut watch).await, Some(Changed::One(_))));
+    assert!(matches!(next(&mut watch).await, Some(Changed::One(..))));
 }
 
 async fn of_many_writers_one_wins_each_version(store: Store) {

@@ -15,7 +15,7 @@ fn ring() -> KeyRing {
 }
 
 fn keys() -> Keys {
-    Keys::derive(&ring())
+    Keys::derive(&ring(), 0)
 }
 
 fn token() -> SessionToken {
@@ -105,11 +105,11 @@ fn one_session_has_one_spelling() {
 #[test]
 fn another_ring_does_not_open_it() {
     let text = keys().seal_session(&token(), [9; 12]);
-    let same_id = Keys::derive(&KeyRing::generate([8; 32]));
+    let same_id = Keys::derive(&KeyRing::generate([8; 32]), 0);
     assert_eq!(same_id.open_session(&text), Err(OpenError::Forged));
     let mut rotated = ring();
-    rotated.rotate([8; 32]);
-    let newer = Keys::derive(&rotated).seal_session(&token(), [9; 12]);
+    rotated.rotate([8; 32], 0);
+    let newer = Keys::derive(&rotated, 0).seal_session(&token(), [9; 12]);
     assert_eq!(keys().open_session(&newer), Err(OpenError::UnknownKey));
 }
 
@@ -120,16 +120,16 @@ fn rotation_keeps_ids_and_digests_and_stored_secrets() {
     let secret = old.seal_secret(b"c", b"plain", [1; 12]);
     let mut ring = ring();
     for round in 1..=15 {
-        ring.rotate([100 + round; 32]);
-        let new = Keys::derive(&ring);
+        ring.rotate([100 + round; 32], 0);
+        let new = Keys::derive(&ring, 0);
         assert_eq!(new.open_session(&text), Ok(token()));
         assert_eq!(new.open_secret(b"c", &secret).as_deref(), Some(b"plain".as_slice()));
         assert_eq!(new.digest("p", &[b"x"]), old.digest("p", &[b"x"]));
         assert_ne!(new.seal_session(&token(), [9; 12]), text);
     }
     // The sixteenth drops the first key.
-    ring.rotate([200; 32]);
-    assert_eq!(Keys::derive(&ring).open_session(&text), Err(OpenError::UnknownKey));
+    ring.rotate([200; 32], 0);
+    assert_eq!(Keys::derive(&ring, 0).open_session(&text), Err(OpenError::UnknownKey));
 }
 
 #[test]
@@ -137,9 +137,9 @@ fn not_before_revokes_what_is_older() {
     let text = keys().seal_session(&token(), [9; 12]);
     let mut ring = ring();
     ring.revoke_before(token().issued_at);
-    assert_eq!(Keys::derive(&ring).open_session(&text), Ok(token()));
+    assert_eq!(Keys::derive(&ring, 0).open_session(&text), Ok(token()));
     ring.revoke_before(token().issued_at + 1);
-    assert_eq!(Keys::derive(&ring).open_session(&text), Err(OpenError::Revoked));
+    assert_eq!(Keys::derive(&ring, 0).open_session(&text), Err(OpenError::Revoked));
 }
 
 #[test]

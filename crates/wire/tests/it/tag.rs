@@ -8,7 +8,7 @@ use throughline_wire::tag::Purpose;
 const SESSION: [u8; 16] = *b"0123456789abcdef";
 
 fn keys() -> Keys {
-    Keys::derive(&KeyRing::generate([7; 32]))
+    Keys::derive(&KeyRing::generate([7; 32]), 0)
 }
 
 /// If this fails, clients can no longer resume streams or answer questions across an upgrade.
@@ -49,9 +49,9 @@ fn changed_or_respelled_tags_are_not_ours() {
 fn tags_outlive_a_rotation() {
     let tag = keys().tag(Purpose::Event, &SESSION, 1, b"v");
     let mut ring = KeyRing::generate([7; 32]);
-    ring.rotate([8; 32]);
-    assert_eq!(Keys::derive(&ring).untag(Purpose::Event, &SESSION, &tag), Some((1, b"v".to_vec())));
-    let other = Keys::derive(&KeyRing::generate([8; 32]));
+    ring.rotate([8; 32], 0);
+    assert_eq!(Keys::derive(&ring, 0).untag(Purpose::Event, &SESSION, &tag), Some((1, b"v".to_vec())));
+    let other = Keys::derive(&KeyRing::generate([8; 32]), 0);
     assert_eq!(other.untag(Purpose::Event, &SESSION, &tag), None);
 }
 

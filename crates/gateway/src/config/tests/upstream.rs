@@ -34,6 +34,7 @@ pub(super) fn files_of_every_key() -> Route {
         anonymous: Anonymous::Shared,
         answers: Answers::Json,
         on_store_miss: OnStoreMiss::NotFound,
+        on_store_failure: OnStoreFailure::Refuse,
         unsafe_after_loss: UnsafeAfterLoss::Refuse,
         restore_calls: vec!["set_workspace".into(), "log in".into()],
         trust_annotations: true,
