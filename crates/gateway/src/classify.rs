@@ -1,6 +1,7 @@
 //! Says what came: one HTTP request becomes one [`Arrived`], checked, with its era and its caller decided.
 //! Nothing behind this asks again.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -107,6 +108,12 @@ impl Held {
         self.params.clone().map(|span| &self.body[span])
     }
 
+    /// The version that it names in its `_meta`.
+    fn meta_version(&self) -> Result<Option<Cow<'_, str>>, Fault> {
+        let span = self.param(&["_meta", META_VERSION])?;
+        Ok(span.and_then(|span| envelope::string_value(&self.body[span])))
+    }
+
     /// Where the value at this path in the parameters stands in the body.
     pub fn param(&self, names: &[&str]) -> Result<Option<Span>, Fault> {
         let Some(params) = self.params.clone() else { return Ok(None) };
@@ -151,6 +158,13 @@ impl Arrived {
     /// Whether the client speaks a revision without sessions; for counts and logs.
     pub fn is_modern(&self) -> bool {
         self.era == Era::Modern
+    }
+
+    /// The version by which a request is modern, as it names it: in its `_meta`, else in its header.
+    pub fn modern_version(&self) -> Option<Cow<'_, str>> {
+        let meta = self.held().and_then(|held| held.meta_version().ok()?);
+        let header = self.version.as_ref().and_then(|version| version.to_str().ok()).map(Cow::Borrowed);
+        meta.into_iter().chain(header).find(|version| request_era(None, Some(version)) == Era::Modern)
     }
 
     /// The message, where there is one.
@@ -235,9 +249,7 @@ fn era_of(what: &What, header: Option<&str>) -> Result<Era, Fault> {
         // A response has no `_meta` of its own.
         What::Response(_) | What::Listen(_) | What::Close => return Ok(request_era(header, None)),
     };
-    let meta = held.param(&["_meta", META_VERSION])?;
-    let meta = meta.and_then(|span| envelope::string_value(&held.body[span]));
-    Ok(request_era(header, meta.as_deref()))
+    Ok(request_era(header, held.meta_version()?.as_deref()))
 }
 
 async fn message(core: &Core, headers: &HeaderMap, body: &mut Incoming) -> Result<What, Refused> {

@@ -20,6 +20,8 @@ use crate::upstream::{self, Address, Looked, http::SendError};
 /// How long "speaks legacy revisions only" is believed: after an update of the upstream, modern clients work again
 /// within this time.
 const LEGACY_MS: u64 = 30_000;
+/// Longest version that is repeated in a refusal, in characters.
+const MAX_VERSION: usize = 32;
 /// How long "speaks modern revisions" is believed without a sign of the contrary.
 const MODERN_MS: u64 = 600_000;
 
@@ -51,8 +53,13 @@ impl EraCache {
 /// Lets a modern request pass if the upstream speaks its era.
 pub async fn require_modern(core: &Rc<Core>, arrived: &Arrived) -> Result<(), Fault> {
     let requested = || {
-        let header = arrived.version.as_ref().and_then(|version| version.to_str().ok());
-        header.unwrap_or(ProtocolVersion::V2026_07_28.as_str()).chars().take(32).collect()
+        let version = arrived.modern_version();
+        version
+            .as_deref()
+            .unwrap_or(ProtocolVersion::V2026_07_28.as_str())
+            .chars()
+            .take(MAX_VERSION)
+            .collect()
     };
     let now = core.app.effects.now();
     let probe = match arrived.route.era.get(now) {
