@@ -17,9 +17,21 @@ impl Gateway {
     /// Starts a gateway in front of `upstream`, and waits until it is ready.
     pub(crate) fn start(upstream: &str, arguments: &[&str]) -> Self {
         let state = tempfile::tempdir().expect("a state directory");
+        Self::start_in(state, &[&[upstream], arguments].concat())
+    }
+
+    /// Starts a gateway with this configuration file, and waits until it is ready.
+    pub(crate) fn configured(text: &str) -> Self {
+        let state = tempfile::tempdir().expect("a state directory");
+        let file = state.path().join("throughline.toml");
+        std::fs::write(&file, text).expect("a configuration file");
+        Self::start_in(state, &["--config", file.to_str().expect("a path in UTF-8")])
+    }
+
+    fn start_in(state: TempDir, arguments: &[&str]) -> Self {
         let listen = format!("127.0.0.1:{}", free_port());
         let state_dir = state.path().to_str().expect("a path in UTF-8");
-        let mut all = vec!["serve", upstream, "--listen", &listen, "--state-dir", state_dir];
+        let mut all = vec!["serve", "--listen", &listen, "--state-dir", state_dir];
         all.extend(arguments);
         let process = Process::start("gateway", env!("CARGO_BIN_EXE_throughline"), &all);
         let mut gateway = Self { process, base: format!("http://{listen}"), state };
