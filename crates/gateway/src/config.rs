@@ -87,6 +87,8 @@ pub struct Config {
     pub admin: Option<AdminAddress>,
     /// What the administrator proves itself with. Default (`None`): the file `admin-token` in the state directory.
     pub admin_token: Option<AdminToken>,
+    /// Where counts and health are shown to other machines. Default: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// Whether each request is logged, in a line of its own. Default: yes.
     pub access_log: bool,
     /// How much a peer may send or hold.
@@ -393,6 +395,7 @@ impl Config {
             listen,
             admin,
             admin_token,
+            metrics,
             store,
             key_ring,
             state_dir,
@@ -403,6 +406,7 @@ impl Config {
         } = overrides;
         self.admin = admin.or_else(|| self.admin.take());
         self.admin_token = admin_token.or_else(|| self.admin_token.take());
+        self.metrics = metrics.or(self.metrics);
         if let Some(listen) = listen {
             self.listen = listen;
             self.listen_place = Place::Unknown;
@@ -505,6 +509,7 @@ impl Config {
             tls: None,
             admin: None,
             admin_token: None,
+            metrics: None,
             access_log: true,
             limits: Limits::default(),
             timeouts: Timeouts::default(),

@@ -35,6 +35,7 @@ pub mod keys;
 pub mod lease;
 pub mod listen;
 pub mod listener;
+pub mod lookout;
 pub mod metadata;
 pub mod metrics;
 pub mod names;

@@ -25,7 +25,6 @@ const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
 pub fn check<B>(config: &Config, peer: Peer, request: &Request<B>) -> Result<Option<HeaderValue>, Fault> {
     let headers = request.headers();
     let loopback = config.on_loopback();
-    let listed = |list: &[String], value: &str| list.iter().any(|known| known.eq_ignore_ascii_case(value));
     let is_ours = |host: &str| {
         let name = name_of(host);
         let known = listed(&config.allowed_hosts, host) || listed(&config.allowed_hosts, name);
@@ -48,6 +47,26 @@ pub fn check<B>(config: &Config, peer: Peer, request: &Request<B>) -> Result<Opt
         return Ok(Some(origin.clone()));
     }
     Err(Fault::BadOrigin)
+}
+
+/// The same for whoever watches the process, a program on any machine: a web page has no business there, and a name that
+/// nobody gave the gateway may be one that a page makes resolve to it.
+pub fn check_watcher(config: &Config, headers: &HeaderMap) -> Result<(), Fault> {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = name_of(host);
+    let is_address = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
+    let known = listed(&config.allowed_hosts, host) || listed(&config.allowed_hosts, name);
+    if !(is_address || known || is_loopback_name(name)) {
+        return Err(Fault::BadHost);
+    }
+    if headers.contains_key(ORIGIN) || is_cross_site(headers) {
+        return Err(Fault::BadOrigin);
+    }
+    Ok(())
+}
+
+fn listed(list: &[String], value: &str) -> bool {
+    list.iter().any(|known| known.eq_ignore_ascii_case(value))
 }
 
 /// The same for the administrator, who is on this machine and never a web page.

@@ -17,6 +17,7 @@ mod ids;
 mod issued;
 mod keyed;
 mod limits;
+mod lookout;
 mod malformed;
 mod metrics;
 mod modern;
