@@ -22,6 +22,7 @@ use cache::{Answer, Known, Lookup, NoAnswer, Outcome};
 pub use params::InitializeParams;
 
 use crate::app::{Core, Route};
+use crate::binding::version_header;
 use crate::classify::{Arrived, Held};
 use crate::config::Mode;
 use crate::credentials::Credentials;
@@ -138,7 +139,7 @@ async fn ask(
         Own::Result(result, headers) => {
             let version = envelope::member(&result, "protocolVersion").ok().flatten();
             let version = version.and_then(|span| envelope::string_value(&result[span]));
-            let Some(version) = version.and_then(|text| HeaderValue::from_str(&text).ok()) else {
+            let Some(version) = version.and_then(|text| version_header(&text)) else {
                 return Err(NoAnswer::Fault(Fault::UpstreamGarbled));
             };
             core.counts(route).opened.up();

@@ -269,7 +269,6 @@ async fn make(core: &Rc<Core>, session: &Arc<Session>, credentials: &Credentials
             mark: app.effects.bytes(),
             lossy,
             untold: AtomicBool::new(lossy),
-            resumed: Origin::Resumed.header(generation + 1),
         });
         let sealed = bound.seal(app, session.key);
         let stored = session.update(core, |record| match &mut record.state {

@@ -25,7 +25,7 @@ pub use detach::GoesOn;
 use relay::Relay;
 
 use crate::app::{App, Core};
-use crate::binding::{Bound, Origin};
+use crate::binding::Bound;
 use crate::call::{Answered, Translate};
 use crate::classify::{Accepts, Arrived, Held, OnDisconnect};
 use crate::credentials::Credentials;
@@ -241,11 +241,7 @@ pub async fn relay(
     let mut headers = HeaderMap::with_capacity(8);
     pass_headers(&looked.headers, &mut headers);
     if let Some((bound, origin)) = &carried {
-        let value = match origin {
-            Origin::Resumed => bound.resumed.clone(),
-            Origin::New | Origin::Restored => origin.header(bound.generation),
-        };
-        headers.insert(THROUGHLINE_SESSION, value);
+        headers.insert(THROUGHLINE_SESSION, origin.header(bound.generation));
     }
     let status = looked.status;
     let bound = carried.map(|(bound, _)| bound);
