@@ -19,8 +19,9 @@ use crate::app::{Core, Route};
 use crate::binding::{Bound, Lost, Origin};
 use crate::classify::{Arrived, Held};
 use crate::credentials::Credentials;
+use crate::deadlines::Pulse;
 use crate::error::Fault;
-use crate::session::{InFlight, Kind, Session};
+use crate::session::{Awaited, InFlight, Kind, Session};
 use crate::translate::{Renamed, Tagger};
 use crate::upstream::http::SendError;
 use crate::upstream::{self, ACCEPT_BOTH, Address, JSON, Looked};
@@ -65,7 +66,10 @@ pub async fn run(
         Kind::Issued | Kind::Isolated => (held.body.clone(), None),
     };
     let in_flight = session.begin(core, &arrived.caller, renamed.as_ref().map(Renamed::ids));
-    let (mut looked, bound, origin) = hold(core, arrived, held, session, body).await?;
+    let awaited = session.await_progress(held);
+    let pulse = awaited.as_ref().map(Awaited::pulse);
+    let (mut looked, bound, origin) = hold(core, arrived, held, session, body, pulse).await?;
+    drop(awaited);
     if let Some(step) = restore::step_of(core, session, held) {
         // Before the client hears of it: what it was told must survive a loss.
         looked.read_on(core.app.config.limits.answer_bytes).await.map_err(upstream::fault_of)?;
@@ -86,6 +90,7 @@ async fn hold(
     held: &Held,
     session: &Arc<Session>,
     body: Bytes,
+    pulse: Option<Arc<Pulse>>,
 ) -> Result<(Looked, Arc<Bound>, Origin), Fault> {
     let credentials = &arrived.caller.credentials;
     let (mut bound, mut origin) = recover::bind(core, session, credentials, None).await?;
@@ -100,18 +105,19 @@ async fn hold(
             return Err(Fault::StateLost);
         }
         let headers = headers(arrived, session.kind, &bound.address);
-        let looked = match send(core, &session.route, &bound.address, headers, body.clone()).await {
-            Ok(looked) => looked,
-            Err(error @ SendError::Broken(_)) if !broke => {
-                if !restore::is_repeatable(core, session, credentials, &bound, held).await {
-                    return Err(upstream::fault_of(error));
+        let looked =
+            match send(core, &session.route, &bound.address, headers, body.clone(), pulse.clone()).await {
+                Ok(looked) => looked,
+                Err(error @ SendError::Broken(_)) if !broke => {
+                    if !restore::is_repeatable(core, session, credentials, &bound, held).await {
+                        return Err(upstream::fault_of(error));
+                    }
+                    tracing::debug!(%error, method = &*held.method, "safe to repeat: sent again");
+                    broke = true;
+                    continue;
                 }
-                tracing::debug!(%error, method = &*held.method, "safe to repeat: sent again");
-                broke = true;
-                continue;
-            }
-            Err(error) => return Err(upstream::fault_of(error)),
-        };
+                Err(error) => return Err(upstream::fault_of(error)),
+            };
         let lost = match loss_of(core, session, credentials, &bound, &looked).await? {
             None => return Ok((alive(looked), bound, origin)),
             Some(sign) => Lost { generation: bound.generation, sign },
@@ -138,9 +144,11 @@ async fn send(
     address: &Address,
     headers: HeaderMap,
     body: Bytes,
+    pulse: Option<Arc<Pulse>>,
 ) -> Result<Looked, SendError> {
     let sent = Instant::now();
-    let answer = upstream::send(core.endpoint(route), address, Method::POST, headers, body).await?;
+    let endpoint = core.endpoint(route);
+    let answer = upstream::send_watched(endpoint, address, Method::POST, headers, body, pulse).await?;
     core.counts(route).upstream.observe(sent.elapsed());
     Looked::at(answer, core.app.config.limits.event_bytes).await
 }
@@ -196,6 +204,7 @@ pub async fn pass(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Ans
             &nowhere,
             forwarded(&arrived.headers, &arrived.caller.credentials),
             held.body.clone(),
+            None,
         )
     };
     let mut sent = once().await;
@@ -257,7 +266,7 @@ pub async fn respond(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &
 
 async fn deliver(core: &Rc<Core>, arrived: &Arrived, session: &Session, bound: &Bound, body: Bytes) {
     let headers = headers(arrived, session.kind, &bound.address);
-    match send(core, &session.route, &bound.address, headers, body).await {
+    match send(core, &session.route, &bound.address, headers, body, None).await {
         Ok(looked) => {
             let status = looked.status.as_u16();
             if !looked.status.is_success() {

@@ -186,7 +186,9 @@ pub struct Timeouts {
     /// so that a request outlives the upstream's restart. Default 5 s.
     pub connect: Duration,
     /// `timeouts.first_byte`: how long the upstream may take to begin an answer. Default 5 min, since a tool
-    /// that answers in plain JSON sends nothing before it is done.
+    /// that answers in plain JSON sends nothing before it is done; progress that it tells of on the session's
+    /// standing stream starts the time anew. An answer that is a stream has begun with its head, and may then be
+    /// silent for as long as the call may take.
     pub first_byte: Duration,
     /// `timeouts.call`: how long one request may take in all. Default 1 h.
     pub call: Duration,

@@ -7,6 +7,8 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -47,6 +49,33 @@ struct Place {
     waker: Waker,
 }
 
+/// Signs that whoever is waited for is at work, given on any core.
+#[derive(Debug)]
+pub struct Pulse {
+    began: Instant,
+    /// When the last sign was given, in milliseconds after that; none yet at nought.
+    last: AtomicU64,
+}
+
+impl Pulse {
+    /// Without a sign yet.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Pulse { began: Instant::now(), last: AtomicU64::new(0) })
+    }
+
+    /// Gives a sign.
+    pub fn beat(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// How long ago the last sign was given.
+    fn since(&self) -> Option<Duration> {
+        let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
+        (!last.is_zero()).then(|| self.began.elapsed().saturating_sub(last))
+    }
+}
+
 /// The time is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeIsUp;
@@ -65,15 +94,24 @@ impl Deadlines {
 
     /// Lets work take so long, from its first step on. Must be awaited on this core.
     pub fn within<F: Future>(self: &Rc<Self>, limit: Duration, work: F) -> Within<F> {
-        Within { work, wait: Wait { deadlines: Rc::clone(self), limit, place: None } }
+        self.within_signs(limit, None, work)
+    }
+
+    /// The same, where each sign of `pulse` starts the time anew.
+    pub fn within_signs<F: Future>(
+        self: &Rc<Self>,
+        limit: Duration,
+        pulse: Option<Arc<Pulse>>,
+        work: F,
+    ) -> Within<F> {
+        Within { work, wait: Wait { deadlines: Rc::clone(self), limit, pulse, place: None } }
     }
 
     fn enter(self: &Rc<Self>, limit: Duration, waker: &Waker) -> usize {
         if self.clock.get() != Clock::Ticks {
             self.set_going();
         }
-        // The present tick has begun already.
-        let due = self.shows.get().saturating_add(ticks(limit)).saturating_add(1);
+        let due = self.due_in(limit);
         self.places.borrow_mut().insert(Place { due, waker: waker.clone() })
     }
 
@@ -89,6 +127,17 @@ impl Deadlines {
 
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis() / TICK.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn due_in(&self, limit: Duration) -> u64 {
+        // The present tick has begun already.
+        self.shows.get().saturating_add(ticks(limit)).saturating_add(1)
+    }
+
+    fn put_off(&self, place: usize, left: Duration) {
+        if let Some(place) = self.places.borrow_mut().get_mut(place) {
+            place.due = self.due_in(left);
+        }
     }
 
     /// Whether the time is up at this place; else its future is woken then.
@@ -146,7 +195,16 @@ fn ticks(limit: Duration) -> u64 {
 struct Wait {
     deadlines: Rc<Deadlines>,
     limit: Duration,
+    pulse: Option<Arc<Pulse>>,
     place: Option<usize>,
+}
+
+impl Wait {
+    /// What is left of the time that the last sign began.
+    fn left(&self) -> Option<Duration> {
+        let since = self.pulse.as_ref()?.since()?;
+        self.limit.checked_sub(since).filter(|left| !left.is_zero())
+    }
 }
 
 impl Drop for Wait {
@@ -177,7 +235,10 @@ impl<F: Future> Future for Within<F> {
         let wait = this.wait;
         match wait.place {
             None => wait.place = Some(wait.deadlines.enter(wait.limit, cx.waker())),
-            Some(place) if wait.deadlines.is_due(place, cx.waker()) => return Poll::Ready(Err(TimeIsUp)),
+            Some(place) if wait.deadlines.is_due(place, cx.waker()) => match wait.left() {
+                Some(left) => wait.deadlines.put_off(place, left),
+                None => return Poll::Ready(Err(TimeIsUp)),
+            },
             Some(_) => {}
         }
         Poll::Pending
@@ -206,6 +267,32 @@ mod tests {
                 assert!(took >= limit && took <= limit + 2 * TICK, "{took:?} for {limit:?}");
             }
             assert!(deadlines.places.borrow().is_empty());
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_sign_starts_the_time_anew() {
+        let test = async {
+            let (deadlines, limit) = (Deadlines::new(), 4 * TICK);
+            for beats in 0..4 {
+                let (pulse, begun) = (Pulse::new(), Instant::now());
+                let beating = async {
+                    for _ in 0..beats {
+                        sleep(limit - TICK).await;
+                        pulse.beat();
+                    }
+                    pending::<()>().await;
+                };
+                let waiting = deadlines.within_signs(limit, Some(Arc::clone(&pulse)), pending::<()>());
+                tokio::select! {
+                    () = beating => unreachable!("it is pending"),
+                    ended = waiting => assert_eq!(ended, Err(TimeIsUp)),
+                }
+                let last = beats * (limit - TICK);
+                let took = begun.elapsed();
+                assert!(took >= last + limit && took <= last + limit + 3 * TICK, "{took:?} after {beats}");
+            }
         };
         LocalSet::new().run_until(test).await;
     }

@@ -11,6 +11,7 @@ mod socket;
 
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
@@ -21,6 +22,7 @@ use throughline_wire::loss;
 use throughline_wire::sse::{Frame, SseDecoder};
 
 use crate::credentials::Credentials;
+use crate::deadlines::Pulse;
 use crate::error::Fault;
 use crate::names;
 use cookies::Jar;
@@ -88,15 +90,27 @@ impl Address {
 }
 
 /// Sends a request in a session: its cookies go with it, and those that come back are kept.
-pub async fn send(
+pub fn send(
+    endpoint: &Rc<Endpoint>,
+    address: &Address,
+    method: Method,
+    headers: HeaderMap,
+    body: Bytes,
+) -> impl Future<Output = Result<Answer, SendError>> {
+    send_watched(endpoint, address, method, headers, body, None)
+}
+
+/// The same, where each sign of `pulse` gives the upstream as much time again to begin its answer.
+pub async fn send_watched(
     endpoint: &Rc<Endpoint>,
     address: &Address,
     method: Method,
     mut headers: HeaderMap,
     body: Bytes,
+    pulse: Option<Arc<Pulse>>,
 ) -> Result<Answer, SendError> {
     address.cookies.apply(&mut headers, || endpoint.now());
-    let answer = endpoint.send(method, headers, body).await?;
+    let answer = endpoint.send_watched(method, headers, body, pulse).await?;
     address.cookies.keep(&answer.headers, endpoint.destination(), || endpoint.now());
     Ok(answer)
 }

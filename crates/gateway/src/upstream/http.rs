@@ -28,7 +28,7 @@ use super::connect::{self, Link, ONE_ATTEMPT};
 use super::destination::Destination;
 use super::many::{Many, Stream};
 use super::socket::{Socket, is_quiet};
-use crate::deadlines::Deadlines;
+use crate::deadlines::{Deadlines, Pulse};
 use crate::effects::Effects;
 
 /// Connections kept for the next request, per core and endpoint. More may be open while requests are in flight.
@@ -129,7 +129,18 @@ impl Endpoint {
         headers: HeaderMap,
         body: Bytes,
     ) -> impl Future<Output = Result<Answer, SendError>> {
-        self.send_within(self.to.connect_window, self.request(method, None, headers, body))
+        self.send_watched(method, headers, body, None)
+    }
+
+    /// The same, where each sign of `pulse` gives the upstream as much time again to begin its answer.
+    pub fn send_watched(
+        self: &Rc<Self>,
+        method: http::Method,
+        headers: HeaderMap,
+        body: Bytes,
+        pulse: Option<Arc<Pulse>>,
+    ) -> impl Future<Output = Result<Answer, SendError>> {
+        self.send_within(self.to.connect_window, self.request(method, None, headers, body), pulse)
     }
 
     /// The same, for an upstream that is up now or not at all.
@@ -139,19 +150,20 @@ impl Endpoint {
         headers: HeaderMap,
         body: Bytes,
     ) -> impl Future<Output = Result<Answer, SendError>> {
-        self.send_within(ONE_ATTEMPT, self.request(method, None, headers, body))
+        self.send_within(ONE_ATTEMPT, self.request(method, None, headers, body), None)
     }
 
     /// Gets something else that the upstream has, if it is up.
     pub async fn get(self: &Rc<Self>, path: &PathAndQuery, headers: HeaderMap) -> Result<Answer, SendError> {
         let request = self.request(http::Method::GET, Some(path), headers, Bytes::new());
-        self.send_within(ONE_ATTEMPT, request).await
+        self.send_within(ONE_ATTEMPT, request, None).await
     }
 
     async fn send_within(
         self: &Rc<Self>,
         connect_window: Duration,
         mut request: Request<Full<Bytes>>,
+        pulse: Option<Arc<Pulse>>,
     ) -> Result<Answer, SendError> {
         // A connection that closes under our hands gives the request back: an idle one, or one to an upstream that
         // is just about to go. Then another gets it.
@@ -161,9 +173,11 @@ impl Endpoint {
                 None => (self.connect(connect_window).await?, false),
             };
             let sent = match place {
-                Place::One(connection) => self.send_on_one(connection, request, reused).await,
+                Place::One(connection) => self.send_on_one(connection, request, reused, pulse.clone()).await,
                 // In boxes, as is connecting: the future of a plain request need not have room for it.
-                Place::Many(stream) => Box::pin(self.send_on_many(stream, request, reused)).await,
+                Place::Many(stream) => {
+                    Box::pin(self.send_on_many(stream, request, reused, pulse.clone())).await
+                }
             };
             request = match sent {
                 Ok(answer) => return Ok(answer),
@@ -195,9 +209,10 @@ impl Endpoint {
         mut connection: Connection,
         request: Request<Full<Bytes>>,
         reused: bool,
+        pulse: Option<Arc<Pulse>>,
     ) -> Result<Answer, Failed> {
         let sent = connection.sender.try_send_request(request);
-        match self.deadlines.within(self.to.first_byte, sent).await {
+        match self.deadlines.within_signs(self.to.first_byte, pulse, sent).await {
             Err(_) => Err(Failed::Send(SendError::Timeout(self.to.first_byte))),
             Ok(Ok(response)) => Ok(answer(response, Lease::One(Rc::clone(self), connection))),
             Ok(Err(mut error)) => {
@@ -215,6 +230,7 @@ impl Endpoint {
         stream: Stream,
         mut request: Request<Full<Bytes>>,
         reused: bool,
+        pulse: Option<Arc<Pulse>>,
     ) -> Result<Answer, Failed> {
         // Here the URL stands for `Host` (RFC 9113, 8.3.1).
         *request.uri_mut() = self.absolute(request.uri());
@@ -222,7 +238,7 @@ impl Endpoint {
         // What was refused does not come back by itself.
         let copy = request.clone();
         let sent = stream.sender().try_send_request(request);
-        match self.deadlines.within(self.to.first_byte, sent).await {
+        match self.deadlines.within_signs(self.to.first_byte, pulse, sent).await {
             Err(_) => Err(Failed::Send(SendError::Timeout(self.to.first_byte))),
             Ok(Ok(response)) => Ok(answer(response, Lease::Many(stream))),
             Ok(Err(mut error)) => {
