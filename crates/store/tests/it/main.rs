@@ -10,6 +10,7 @@ mod any_record;
 mod contract;
 mod damage;
 mod embedded;
+mod events;
 mod kill;
 
 use throughline_store::{
