@@ -189,6 +189,13 @@ impl Scrape {
                 .encode_family(&[("operation", operation.as_str())])?
                 .encode_counter::<NoLabelSet, _, u64>(&count.get(), None)?;
         }
+        let away = u64::from(self.0.store.trouble().is_some());
+        out.begin("store_away", "Whether the session store cannot be used now", MetricType::Gauge)?
+            .encode_gauge(&away)?;
+        let mut unstored = 0_u64;
+        self.0.sessions.for_each(|session| unstored += u64::from(session.is_unstored()));
+        out.begin("sessions_unstored", "Sessions of which the store lacks something", MetricType::Gauge)?
+            .encode_gauge(&unstored)?;
         let stats = self.0.store.stats();
         out.begin("store_writes", "Writes to the session store", MetricType::Counter)?
             .encode_counter::<NoLabelSet, _, u64>(&stats.writes, None)?;
