@@ -15,6 +15,7 @@ use crate::initialize::InitializeCache;
 use crate::keys::LiveKeys;
 use crate::metadata;
 use crate::metrics::{Metrics, RouteCounts, Shard, StoreOperation};
+use crate::outlet::Outlets;
 use crate::principal::Directory;
 use crate::probe::EraCache;
 use crate::room::Room;
@@ -49,6 +50,8 @@ pub struct App {
     pub directory: Directory,
     /// What each principal has under way.
     pub accounts: Accounts,
+    /// Streams toward clients that can be resumed.
+    pub outlets: Outlets,
     /// Calls that go on without their client.
     pub detached: Arc<AtomicUsize>,
     /// How much is being answered.
@@ -107,6 +110,7 @@ impl App {
             instance,
             directory: Directory::new(&config.callers, &keys),
             accounts: Accounts::default(),
+            outlets: Outlets::default(),
             detached: Arc::default(),
             room: Room::default(),
             metrics: Metrics::new(effects.now()),

@@ -16,6 +16,7 @@ mod overrides;
 mod read;
 mod schema;
 mod state;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -35,6 +36,7 @@ pub use callers::{ApiKey, CallerProxy, Callers, Conversation, KeyKind};
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
 pub use overrides::Overrides;
 pub use state::{KeyRingPlace, StoreUrl, default_state_dir};
+pub use streams::Streams;
 pub use upstream::{Header, HeaderSource, Proxies, Proxy};
 pub use value::parse_duration;
 
@@ -95,6 +97,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How long sessions live.
     pub sessions: Sessions,
+    /// How streams outlive their connections.
+    pub streams: Streams,
     /// Who may call, and how callers are told apart.
     pub callers: Callers,
     /// What is served, never empty; names and paths are distinct. The unnamed route comes first.
@@ -509,6 +513,7 @@ impl Config {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             sessions: Sessions::default(),
+            streams: Streams::default(),
             callers: Callers::default(),
             routes: Vec::new(),
             proxies: Proxies::default(),

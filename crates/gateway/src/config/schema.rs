@@ -11,6 +11,7 @@ use toml::de::{DeTable, Error};
 
 use super::callers;
 use super::read::{Field, Key, Reader};
+use super::streams::STREAMS;
 use super::upstream::{forward_header, header_name, header_value};
 use super::value::{self, show_duration};
 use super::{
@@ -51,6 +52,9 @@ const FILE: &[Key<Config>] = &[
         f.table(&mut c.timeouts, TIMEOUTS);
     }),
     Key::new("sessions", |c, f| sessions(&mut c.sessions, f)),
+    Key::new("streams", |c, f| {
+        f.table(&mut c.streams, STREAMS);
+    }),
     Key::new("callers", |c, f| callers::read(&mut c.callers, f)),
     Key::new("upstream", |c, f| c.routes.insert(0, route("", f))),
     Key::new("routes", |c, f| f.each_table(|name, f| c.routes.push(named_route(name, f)))),
@@ -148,6 +152,7 @@ pub(super) fn known_keys() -> Vec<String> {
         of("limits.", LIMITS),
         of("timeouts.", TIMEOUTS),
         of("sessions.", SESSIONS),
+        of("streams.", STREAMS),
         of("callers.", callers::CALLERS),
         of("callers.keys.NAME.", callers::KEY),
         of("callers.proxy.", callers::PROXY),

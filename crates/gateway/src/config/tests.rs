@@ -201,6 +201,7 @@ fn every_key_is_read() {
             initialize_cache: minutes(1),
             warm: Duration::from_secs(5),
         },
+        streams: Streams::default(),
         routes: vec![Route::new("", Uri::from_static("http://[::1]:3000")), upstream::files_of_every_key()],
         callers: Callers {
             anonymous: Some(true),

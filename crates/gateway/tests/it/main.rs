@@ -26,6 +26,7 @@ mod process;
 mod proxies;
 mod questions;
 mod restored;
+mod resumption;
 mod setup_calls;
 mod single_flight;
 mod stateless;
