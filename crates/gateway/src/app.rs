@@ -1,10 +1,11 @@
 //! What the whole gateway shares ([`App`]), and what one core of it owns ([`Core`]).
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use http::HeaderValue;
+use throughline_status::History;
 use throughline_store::{Store, StoreError};
 use tokio::sync::watch;
 
@@ -52,6 +53,8 @@ pub struct App {
     pub accounts: Accounts,
     /// Streams toward clients that can be resumed.
     pub outlets: Outlets,
+    /// How many requests there were lately.
+    pub history: Mutex<History>,
     /// Calls that go on without their client.
     pub detached: Arc<AtomicUsize>,
     /// How much is being answered.
@@ -111,6 +114,7 @@ impl App {
             directory: Directory::new(&config.callers, &keys),
             accounts: Accounts::default(),
             outlets: Outlets::default(),
+            history: Mutex::default(),
             detached: Arc::default(),
             room: Room::default(),
             metrics: Metrics::new(effects.now()),

@@ -48,6 +48,7 @@ pub mod room;
 pub mod serve;
 pub mod session;
 pub mod sockets;
+pub mod status;
 pub mod tally;
 pub mod texts;
 pub mod tls;

@@ -21,7 +21,7 @@ use crate::effects::Effects;
 use crate::keys::{self, KeysError, LiveKeys};
 use crate::tls::{Tls, TlsError};
 use crate::upstream::destination;
-use crate::{background, listener};
+use crate::{background, listener, status};
 
 /// How long work that no client waits for may go on after the last connection is done.
 pub const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -163,7 +163,7 @@ impl Gateway {
 }
 
 /// An upstream as logs may show it: its query may hold a key.
-fn place(upstream: &http::Uri) -> String {
+pub fn place(upstream: &http::Uri) -> String {
     let authority = upstream.authority().map_or("", |authority| authority.as_str());
     format!("{}://{authority}{}", upstream.scheme_str().unwrap_or("http"), upstream.path())
 }
@@ -202,6 +202,7 @@ impl Worker {
                 .then(|| tokio::task::spawn_local(background::follow(Rc::clone(&core))));
             if self.index == 0 {
                 tokio::task::spawn_local(LiveKeys::watch(Arc::clone(&core.app)));
+                tokio::task::spawn_local(status::sample(Arc::clone(&core.app)));
             }
             tokio::task::spawn_local(tidy_pools(Rc::clone(&core)));
             if let (0, Some(tls)) = (self.index, self.tls.clone()) {
@@ -258,16 +259,17 @@ pub fn state_dir(config: &Config) -> Result<PathBuf, StartError> {
 }
 
 async fn open_store(config: &Config) -> Result<Store, StartError> {
-    match store_dir(config)? {
-        None => Ok(Store::memory()),
-        Some(dir) => Ok(Store::embedded(&dir).await?),
+    match (&config.store, store_dir(config)?) {
+        (StoreUrl::Redis(place), _) => Ok(Store::redis(place).await?),
+        (_, None) => Ok(Store::memory()),
+        (_, Some(dir)) => Ok(Store::embedded(&dir).await?),
     }
 }
 
 /// Where the embedded store lives; None for another store.
 fn store_dir(config: &Config) -> Result<Option<PathBuf>, StartError> {
     match &config.store {
-        StoreUrl::Memory => Ok(None),
+        StoreUrl::Memory | StoreUrl::Redis(_) => Ok(None),
         StoreUrl::Embedded(Some(dir)) => Ok(Some(dir.clone())),
         StoreUrl::Embedded(None) => Ok(Some(state_dir(config)?.join("store"))),
     }

@@ -6,6 +6,7 @@
 //! | Backend | Where |
 //! |---|---|
 //! | `log/memory.rs` | this process |
+//! | `redis/events.rs` | Redis, which trims what it is told to; how much it may hold in all is for its operator to say |
 //! | `log/embedded.rs` | a redb file of its own beside the records, made at the first event. It is no treasure: one that is damaged is replaced by an empty one |
 
 pub(crate) mod embedded;
@@ -18,7 +19,9 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 
 pub use self::tail::Tail;
+pub(crate) use self::tail::sender;
 use crate::record::{Millis, RecordKey};
+use crate::redis::events::RedisLog;
 use crate::{Store, StoreError};
 
 /// Names a stream: the session that it belongs to, and which of its streams it is.
@@ -56,7 +59,7 @@ pub struct Keep {
     pub bytes: u64,
     /// Events above this number stay, however many and long they are.
     pub above: u64,
-    /// How many bytes of payload the whole log may hold.
+    /// How many bytes of payload the whole log may hold; Redis has limits of its own.
     pub total: u64,
 }
 
@@ -73,7 +76,7 @@ pub enum Appended {
 
 /// A part of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page {
+pub struct Excerpt {
     /// Events in their order. The first may follow a gap: what was trimmed.
     pub events: Vec<Event>,
     /// The number of the stream's last event; 0 where nothing is known of the stream.
@@ -93,6 +96,8 @@ pub enum EventLog {
     Memory(memory::MemoryLog),
     /// In a file of this node.
     Embedded(embedded::EmbeddedLog),
+    /// In Redis, for many gateways.
+    Redis(RedisLog),
 }
 
 impl Store {
@@ -102,6 +107,7 @@ impl Store {
         match self {
             Store::Memory(memory) => EventLog::Memory(memory.events().clone()),
             Store::Embedded(embedded) => EventLog::Embedded(embedded.events().clone()),
+            Store::Redis(redis) => EventLog::Redis(RedisLog::new(redis.clone())),
         }
     }
 }
@@ -124,6 +130,7 @@ impl EventLog {
         match self {
             EventLog::Memory(log) => Ok(log.append(key, after, &payloads, keep, now)),
             EventLog::Embedded(log) => log.append(key, after, payloads, keep, now).await,
+            EventLog::Redis(log) => log.append(key, after, payloads, keep, now).await,
         }
     }
 
@@ -138,10 +145,11 @@ impl EventLog {
         after: u64,
         limit: usize,
         now: Millis,
-    ) -> Result<Page, StoreError> {
+    ) -> Result<Excerpt, StoreError> {
         match self {
             EventLog::Memory(log) => Ok(log.read(key, after, limit, now)),
             EventLog::Embedded(log) => log.read(key, after, limit, now).await,
+            EventLog::Redis(log) => log.read(key, after, limit, now).await,
         }
     }
 
@@ -151,6 +159,7 @@ impl EventLog {
         let news = match self {
             EventLog::Memory(log) => log.news(),
             EventLog::Embedded(log) => log.news(),
+            EventLog::Redis(log) => log.news(),
         };
         Tail::new(self.clone(), news, key, after)
     }
@@ -164,11 +173,12 @@ impl EventLog {
         match self {
             EventLog::Memory(log) => log.remove(session),
             EventLog::Embedded(log) => log.remove(session).await?,
+            EventLog::Redis(log) => log.remove(session).await?,
         }
         Ok(())
     }
 
-    /// Removes at most `limit` streams whose time is over, and returns how many.
+    /// Removes at most `limit` streams whose time is over, and returns how many. Redis does that by itself.
     ///
     /// # Errors
     ///
@@ -177,15 +187,18 @@ impl EventLog {
         match self {
             EventLog::Memory(log) => Ok(log.sweep(now, limit)),
             EventLog::Embedded(log) => log.sweep(now, limit).await,
+            EventLog::Redis(_) => Ok(0),
         }
     }
 
-    /// How many bytes of payload it holds, as far as it has been used since it was opened.
+    /// How many bytes of payload it holds, as far as it has been used since it was opened. None where only the store's own
+    /// operator can tell.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> Option<u64> {
         match self {
-            EventLog::Memory(log) => log.bytes(),
-            EventLog::Embedded(log) => log.bytes(),
+            EventLog::Memory(log) => Some(log.bytes()),
+            EventLog::Embedded(log) => Some(log.bytes()),
+            EventLog::Redis(_) => None,
         }
     }
 }

@@ -10,9 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{
-    BOUNDS, CLASSES, Count, ERAS, Histogram, NAMES, RouteCounts, SIGNS, Shard, StoreOperation, label,
-};
+use super::{BOUNDS, CLASSES, ERAS, Histogram, NAMES, RouteCounts, SIGNS, Shard, StoreOperation, label, sum};
 use crate::app::App;
 use crate::session::{Kind, lock};
 
@@ -218,11 +216,6 @@ impl Out<'_, '_> {
     ) -> Result<MetricEncoder<'s>, fmt::Error> {
         self.encoder.encode_descriptor(name, help, None, kind)
     }
-}
-
-fn sum(shards: &[Arc<Shard>], of: impl Fn(&Shard) -> &Count) -> u64 {
-    // Wrapping: of what goes up on one core and down on another, single shards may stand below zero.
-    shards.iter().fold(0, |sum, shard| sum.wrapping_add(of(shard).get()))
 }
 
 /// A counter that appears with its first count: most of the combinations never happen.

@@ -30,6 +30,7 @@ mod resumption;
 mod setup_calls;
 mod single_flight;
 mod stateless;
+mod status;
 mod streams;
 mod tidy;
 mod time_outs;

@@ -18,7 +18,7 @@ use tokio::sync::{OnceCell, Semaphore, broadcast, oneshot};
 
 use self::tables::{Tables, View};
 use self::writer::{Command, Writer};
-use super::{Appended, Keep, News, Page, StreamKey, tail};
+use super::{Appended, Excerpt, Keep, News, StreamKey, tail};
 use crate::StoreError;
 use crate::embedded::file::guarded;
 use crate::embedded::spawn;
@@ -95,7 +95,7 @@ impl EmbeddedLog {
         after: u64,
         limit: usize,
         now: Millis,
-    ) -> Result<Page, StoreError> {
+    ) -> Result<Excerpt, StoreError> {
         self.open().await?.shared.read(|view| view.read(key, after, limit, now))
     }
 

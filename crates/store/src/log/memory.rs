@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
-use super::{Appended, Event, Head, Keep, News, Page, StreamKey, length, tail};
+use super::{Appended, Event, Excerpt, Head, Keep, News, StreamKey, length, tail};
 use crate::record::{Millis, RecordKey};
 
 /// The backend in memory. Clones share the streams.
@@ -57,10 +57,10 @@ impl MemoryLog {
         appended
     }
 
-    pub(super) fn read(&self, key: StreamKey, after: u64, limit: usize, now: Millis) -> Page {
+    pub(super) fn read(&self, key: StreamKey, after: u64, limit: usize, now: Millis) -> Excerpt {
         let inner = self.lock();
         let Some(stream) = inner.streams.get(&key).filter(|stream| stream.head.lives(now)) else {
-            return Page::default();
+            return Excerpt::default();
         };
         let Head { first, last, .. } = stream.head;
         let skip = usize::try_from(after.saturating_add(1).saturating_sub(first)).unwrap_or(usize::MAX);
@@ -73,7 +73,7 @@ impl MemoryLog {
             left = left.saturating_sub(payload.len());
             events.push(Event { number, payload: payload.clone() });
         }
-        Page { events, last }
+        Excerpt { events, last }
     }
 
     pub(super) fn remove(&self, session: RecordKey) {

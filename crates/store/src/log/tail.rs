@@ -3,9 +3,10 @@
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{EventLog, News, Page, StreamKey};
+use super::{EventLog, Excerpt, News, StreamKey};
 use crate::StoreError;
 use crate::record::Millis;
+use crate::redis::events::LOOK;
 
 /// Signals that a tail may be behind; then it looks.
 const CAPACITY: usize = 1024;
@@ -29,22 +30,32 @@ impl Tail {
     /// # Errors
     ///
     /// As [`EventLog::read`].
-    pub async fn next(&mut self, limit: usize, now: fn() -> Millis) -> Result<Page, StoreError> {
+    pub async fn next(&mut self, limit: usize, now: fn() -> Millis) -> Result<Excerpt, StoreError> {
+        if let EventLog::Redis(log) = &self.log {
+            log.wait_for(self.key).await?;
+        }
         loop {
             let page = self.log.read(self.key, self.after, limit, now()).await?;
             if let Some(event) = page.events.last() {
                 self.after = event.number;
                 return Ok(page);
             }
-            self.changed().await;
+            match &self.log {
+                EventLog::Redis(log) => {
+                    // Before the look, so that news of what comes behind it are sent. They may be lost on their way.
+                    let _ = tokio::time::timeout(LOOK, Self::changed(&mut self.news, self.key)).await;
+                    log.wait_for(self.key).await?;
+                }
+                EventLog::Memory(_) | EventLog::Embedded(_) => Self::changed(&mut self.news, self.key).await,
+            }
         }
     }
 
     /// Waits until something may have been appended. The receiver is older than the last look, so nothing is missed.
-    async fn changed(&mut self) {
+    async fn changed(news: &mut broadcast::Receiver<News>, key: StreamKey) {
         loop {
-            match self.news.recv().await {
-                Ok(news) if news.key == self.key => return,
+            match news.recv().await {
+                Ok(news) if news.key == key => return,
                 Ok(_) => {}
                 Err(RecvError::Lagged(_)) => return,
                 Err(RecvError::Closed) => std::future::pending().await,
@@ -54,6 +65,6 @@ impl Tail {
 }
 
 /// Where a backend tells of appends.
-pub(super) fn sender() -> broadcast::Sender<News> {
+pub(crate) fn sender() -> broadcast::Sender<News> {
     broadcast::Sender::new(CAPACITY)
 }

@@ -12,6 +12,7 @@ mod damage;
 mod embedded;
 mod events;
 mod kill;
+mod servers;
 
 use throughline_store::{
     Binding, Kind, Millis, Put, Record, RecordKey, RestoreStep, State, Store, Stored, Version,

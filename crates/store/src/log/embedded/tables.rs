@@ -5,7 +5,7 @@ use redb::{
     ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition, TableHandle, WriteTransaction,
 };
 
-use crate::log::{Appended, Event, Head, Keep, Page, StreamKey, length};
+use crate::log::{Appended, Event, Excerpt, Head, Keep, StreamKey, length};
 use crate::record::{Millis, RecordKey};
 
 type Key = &'static [u8; 24];
@@ -166,10 +166,10 @@ impl View {
         after: u64,
         limit: usize,
         now: Millis,
-    ) -> Result<Page, redb::Error> {
+    ) -> Result<Excerpt, redb::Error> {
         let key = flat(key);
         let head = self.streams.get(&key)?.map(|row| head(row.value()));
-        let Some(head) = head.filter(|head| head.lives(now)) else { return Ok(Page::default()) };
+        let Some(head) = head.filter(|head| head.lives(now)) else { return Ok(Excerpt::default()) };
         let mut left = limit;
         let mut events = Vec::new();
         for entry in self.events.range((&key, after.saturating_add(1))..=(&key, u64::MAX))? {
@@ -181,6 +181,6 @@ impl View {
             left = left.saturating_sub(payload.len());
             events.push(Event { number: place.value().1, payload: Bytes::copy_from_slice(payload) });
         }
-        Ok(Page { events, last: head.last })
+        Ok(Excerpt { events, last: head.last })
     }
 }
