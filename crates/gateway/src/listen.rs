@@ -19,7 +19,7 @@ use crate::app::Core;
 use crate::binding::Bound;
 use crate::classify::{Arrived, reads_streams};
 use crate::error::Fault;
-use crate::outlet::{EventId, Opener, Outlet, Writer, answer, follow, primes};
+use crate::outlet::{EventId, Opener, Outlet, Writer, answer, follow, primes, watch};
 use crate::recover;
 use crate::reply::{self, ReplyBody};
 use crate::session::{self, Session, lock};
@@ -90,8 +90,13 @@ async fn resume(
         return answer::resume(core, arrived, &session, id).await;
     }
     let last = answer::last_of(core, id).await?;
-    let number = last.as_ref().map_or(id.number, |(number, ..)| *number);
-    let upstream = last.map(|(_, generation, upstream_id)| (generation, upstream_id));
+    if last.alive {
+        return Ok(reply::channel(&core.app, watch(core, id)));
+    }
+    let (number, upstream) = match last.left_off() {
+        Some((number, upstream)) => (number, Some(upstream)),
+        None => (id.number, None),
+    };
     let outlet = Outlet::new(id.key, Opener::Listen, None, number);
     let resumed = Resumed { number: id.number, upstream };
     stand(core, arrived, session, Handed { outlet, takes_over: false }, resumed).await

@@ -6,12 +6,14 @@
 //! session's standing stream ([`listen`](crate::listen)). [`follow`] is the connection's side.
 
 pub mod answer;
+mod elsewhere;
 mod entry;
 mod follow;
 mod write;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use throughline_store::{RecordKey, StreamKey};
@@ -21,6 +23,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
+pub use elsewhere::{is_alive, watch};
 pub use follow::follow;
 pub use write::{Say, Writer};
 
@@ -30,6 +33,10 @@ use crate::session::{Session, lock};
 /// Events and bytes that wait in memory for the connection that follows; what is more, it reads from the log.
 const WAITING: usize = 64;
 const WAITING_BYTES: usize = 256 * 1024;
+
+/// How often whoever writes to a stream shows other replicas that it does, and after how long it counts as gone.
+const BEAT: Duration = Duration::from_secs(2);
+const GONE: Duration = Duration::from_secs(6);
 
 /// What opened a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +129,8 @@ struct State {
     known: bool,
     /// Since when nobody follows.
     left: Option<Instant>,
+    /// Until when a connection of another replica counts as following.
+    elsewhere: Option<Instant>,
     cancelled: bool,
     ended: bool,
 }
@@ -175,9 +184,14 @@ impl Outlet {
 
     /// How it stands.
     pub fn followed(&self) -> Followed {
-        let state = lock(&self.state);
+        let mut state = lock(&self.state);
+        let now = Instant::now();
+        if state.elsewhere.take_if(|until| *until <= now).is_some() && state.follower.is_none() {
+            state.left = Some(now);
+        }
         match (state.follower, state.known, state.left) {
             (Some(_), ..) => Followed::Now,
+            _ if state.elsewhere.is_some() => Followed::Now,
             (None, true, Some(left)) => Followed::Until(left),
             (None, ..) => Followed::Never,
         }
@@ -191,6 +205,25 @@ impl Outlet {
     /// Number of the last event that was handed to a connection.
     fn taken(&self) -> u64 {
         lock(&self.state).taken
+    }
+
+    /// Notes that a connection of another replica follows, and what it has taken.
+    fn followed_elsewhere(&self, taken: u64) {
+        {
+            let mut state = lock(&self.state);
+            state.elsewhere = Some(Instant::now() + GONE);
+            if taken >= state.last {
+                state.untaken = 0;
+            } else if taken > state.taken {
+                // How long the rest is is not known here: no more than what it was, shared out.
+                let share = (state.last - taken) * state.untaken as u64 / (state.last - state.taken).max(1);
+                state.untaken = usize::try_from(share).unwrap_or(usize::MAX);
+            }
+            state.taken = state.taken.max(taken.min(state.last));
+            let taken = state.taken;
+            state.forget(taken);
+        }
+        self.room.notify_waiters();
     }
 
     /// Asks whoever writes to it to stop: the client has cancelled its request.

@@ -79,8 +79,10 @@ pub enum Appended {
 pub struct Excerpt {
     /// Events in their order. The first may follow a gap: what was trimmed.
     pub events: Vec<Event>,
-    /// The number of the stream's last event; 0 where nothing is known of the stream.
+    /// The number of the stream's last event; 0 where it has none, or nothing is known of it.
     pub last: u64,
+    /// Until when the stream is kept, as its writer said last; None where nothing is known of it.
+    pub until: Option<Millis>,
 }
 
 /// What of a stream was appended last; what a [`Tail`] is woken by.
@@ -162,6 +164,18 @@ impl EventLog {
             EventLog::Redis(log) => log.news(),
         };
         Tail::new(self.clone(), news, key, after)
+    }
+
+    /// Where a [`Tail`] in another process is in this stream, if there is one. Always none where the log is not shared.
+    ///
+    /// # Errors
+    ///
+    /// As [`EventLog::read`].
+    pub async fn awaited(&self, key: StreamKey) -> Result<Option<u64>, StoreError> {
+        match self {
+            EventLog::Memory(_) | EventLog::Embedded(_) => Ok(None),
+            EventLog::Redis(log) => log.awaited(key).await,
+        }
     }
 
     /// Removes all streams of a session.

@@ -65,6 +65,8 @@ pub(super) struct Stream {
     others: mpsc::Receiver<Handed>,
     /// The last event id that the upstream gave in the present binding.
     last_event_id: Option<Vec<u8>>,
+    /// When the log is to be told again that the streams are written to.
+    next_beat: Instant,
     /// How long the upstream wants to be left alone before its stream is opened again.
     retry: Option<Duration>,
     _in_use: InFlight,
@@ -92,6 +94,7 @@ impl Stream {
             listener,
             others,
             last_event_id: None,
+            next_beat: Instant::now(),
             retry: None,
             _in_use: in_use,
         }
@@ -167,7 +170,17 @@ impl Stream {
         self.bound = bound;
     }
 
-    pub(super) async fn run(mut self, mut body: AnswerBody) {
+    pub(super) async fn run(mut self, body: AnswerBody) {
+        for writer in &mut self.outlets {
+            writer.announce().await;
+        }
+        self.read_on(body).await;
+        for writer in &mut self.outlets {
+            writer.hand_on().await;
+        }
+    }
+
+    async fn read_on(&mut self, mut body: AnswerBody) {
         let mut stop = self.core.app.stop_signal();
         let mut pause = REOPEN_FIRST;
         loop {
@@ -224,6 +237,7 @@ impl Stream {
     /// gateway stops or none is left.
     async fn attend(&mut self, stop: &mut watch::Receiver<bool>) {
         loop {
+            let beat = self.next_beat;
             // First the ear, then the look.
             let current = self.current().map(|at| Arc::clone(&self.outlets[at].outlet));
             let changed = current.as_ref().map(|outlet| outlet.changed());
@@ -235,12 +249,18 @@ impl Stream {
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
-                Some(next) = self.others.recv() => self.enter(next),
+                Some(next) = self.others.recv() => {
+                    self.enter(next);
+                    if let Some(writer) = self.outlets.last_mut() {
+                        writer.announce().await;
+                    }
+                }
                 () = changed => {}
                 () = tokio::time::sleep_until(left.unwrap_or_else(Instant::now)), if left.is_some() => {}
-                () = tokio::time::sleep(self.core.app.config.streams.keep / 4) => {
+                () = tokio::time::sleep_until(beat) => {
                     for writer in &mut self.outlets {
                         writer.keep().await;
+                        self.next_beat = Instant::now() + writer.beat();
                     }
                 }
             }

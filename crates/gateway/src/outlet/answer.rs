@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::entry::Entry;
-use super::{EventId, Followed, Opener, Outlet, Say, Writer, follow, primes};
+use super::{EventId, Followed, Opener, Outlet, Say, Writer, elsewhere, follow, is_alive, primes, watch};
 use crate::app::Core;
 use crate::binding::Bound;
 use crate::call::listen_headers;
@@ -85,7 +85,11 @@ pub async fn resume(
     id: EventId,
 ) -> Result<Response<ReplyBody>, Fault> {
     let app = &core.app;
-    let (last, entry) = last_entry(core, id).await?.ok_or(Fault::StreamGone)?;
+    let Last { alive, last } = last_of(core, id).await?;
+    let Some((last, entry)) = last else { return Err(Fault::StreamGone) };
+    if alive && !entry.response {
+        return Ok(reply::channel(app, watch(core, id)));
+    }
     let outlet = Outlet::new(id.key, Opener::Call, Some(&entry.request), last);
     let connect = |outlet: &Arc<Outlet>| Ok(reply::channel(app, follow(core, outlet, id.number, false)));
     if entry.response {
@@ -122,25 +126,37 @@ pub async fn resume(
     connect(&outlet)
 }
 
-/// The last event that the log has of a stream, with its number. None where nothing is known of it.
-pub async fn last_of(core: &Rc<Core>, id: EventId) -> Result<Option<(u64, u32, Vec<u8>)>, Fault> {
-    let last = last_entry(core, id).await?;
-    Ok(last.map(|(number, entry)| (number, entry.generation, entry.upstream_id)))
+/// How a stream stands in the log.
+pub struct Last {
+    /// Another replica writes to it.
+    pub alive: bool,
+    /// Its last event, with its number; None where there is none.
+    last: Option<(u64, Entry)>,
 }
 
-async fn last_entry(core: &Rc<Core>, id: EventId) -> Result<Option<(u64, Entry)>, Fault> {
+impl Last {
+    /// The number of its last event; generation, and the upstream's last event id.
+    pub fn left_off(self) -> Option<(u64, (u32, Vec<u8>))> {
+        self.last.map(|(number, entry)| (number, (entry.generation, entry.upstream_id)))
+    }
+}
+
+/// Looks in the log how a stream stands.
+pub async fn last_of(core: &Rc<Core>, id: EventId) -> Result<Last, Fault> {
     let app = &core.app;
-    let log = app.store.events();
     let failed = |error| {
         app.store_failed(StoreOperation::Read, &error);
         Fault::StoreAway
     };
-    let now = app.effects.now();
-    let last = log.read(id.key, u64::MAX, 1, now).await.map_err(failed)?.last;
-    let page = log.read(id.key, last.saturating_sub(1), 1, now).await.map_err(failed)?;
-    let Some(event) = page.events.first() else { return Ok(None) };
-    let id = EventId { number: event.number, ..id };
-    Ok(Entry::open(app, &id, &event.payload).map(|entry| (page.last.max(event.number), entry)))
+    let state = elsewhere::state(app, id.key).await.map_err(failed)?;
+    let alive = is_alive(app, &state);
+    let before = state.last.saturating_sub(1);
+    let page = app.store.events().read(id.key, before, 1, app.effects.now()).await.map_err(failed)?;
+    let last = page.events.first().and_then(|event| {
+        let id = EventId { number: event.number, ..id };
+        Some((page.last.max(event.number), Entry::open(app, &id, &event.payload)?))
+    });
+    Ok(Last { alive, last })
 }
 
 /// Where an answer comes from.
@@ -224,7 +240,7 @@ impl Answer {
 
     async fn read(&mut self, mut source: Source) -> Result<(), Stopped> {
         let outlet = Arc::clone(&self.writer.outlet);
-        let mut keep = tokio::time::interval(self.core.app.config.streams.keep / 4);
+        let mut keep = tokio::time::interval(self.writer.beat());
         keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut attempts = 0;
         loop {

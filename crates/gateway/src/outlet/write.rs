@@ -2,13 +2,14 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use throughline_store::{Appended, Keep, Millis};
 use throughline_wire::sse::{self, Frame, IdEdit};
 
 use super::entry::Entry;
-use super::{EventId, Outlet};
+use super::{BEAT, EventId, GONE, Outlet};
 use crate::app::Core;
 use crate::metrics::StoreOperation;
 use crate::session::millis;
@@ -89,20 +90,55 @@ impl Writer {
         }
     }
 
-    /// Keeps what is in the log, if it would leave soon: nobody has written for a while.
+    /// How often [`Writer::keep`] is to be called.
+    pub fn beat(&self) -> Duration {
+        let keep = self.core.app.config.streams.keep / 4;
+        if self.core.app.store.is_shared() { BEAT.min(keep) } else { keep }
+    }
+
+    /// Keeps what is in the log, if it would leave soon: nobody has written for a while. Where other replicas share the
+    /// log, shows them that the stream is written to, and sees whether its client follows there.
     pub async fn keep(&mut self) {
-        let app = &self.core.app;
+        let app = Arc::clone(&self.core.app);
         let half = millis(app.config.streams.keep) / 2;
-        if self.kept.is_some_and(|until| app.effects.now().0 + half >= until.0) {
+        let shared = app.store.is_shared();
+        if self.kept.is_some_and(|until| shared || app.effects.now().0 + half >= until.0) {
+            self.append(self.outlet.last(), Vec::new()).await;
+        }
+        if shared
+            && self.kept.is_some()
+            && let Ok(Some(taken)) = app.store.events().awaited(self.outlet.key).await
+        {
+            self.outlet.followed_elsewhere(taken);
+        }
+    }
+
+    /// Lets other replicas know that there is such a stream.
+    pub async fn announce(&mut self) {
+        if self.core.app.store.is_shared() {
             self.append(self.outlet.last(), Vec::new()).await;
         }
     }
 
+    /// Lets other replicas know that nobody writes to it any more, so that they need not wait to find out.
+    pub async fn hand_on(&mut self) {
+        let app = &self.core.app;
+        if app.store.is_shared() && self.kept.is_some() {
+            let keep = app.config.streams.keep.saturating_sub(GONE);
+            self.append_for(self.outlet.last(), Vec::new(), keep).await;
+        }
+    }
+
     async fn append(&mut self, after: u64, sealed: Vec<Bytes>) -> bool {
+        let keep = self.core.app.config.streams.keep;
+        self.append_for(after, sealed, keep).await
+    }
+
+    async fn append_for(&mut self, after: u64, sealed: Vec<Bytes>, keep: Duration) -> bool {
         let app = &self.core.app;
         let (now, limits) = (app.effects.now(), &app.config.streams);
         let keep = Keep {
-            until: Millis(now.0.saturating_add(millis(limits.keep))),
+            until: Millis(now.0.saturating_add(millis(keep))),
             events: limits.events,
             bytes: limits.bytes as u64,
             above: self.outlet.taken(),

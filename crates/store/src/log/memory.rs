@@ -62,7 +62,7 @@ impl MemoryLog {
         let Some(stream) = inner.streams.get(&key).filter(|stream| stream.head.lives(now)) else {
             return Excerpt::default();
         };
-        let Head { first, last, .. } = stream.head;
+        let Head { first, last, until, .. } = stream.head;
         let skip = usize::try_from(after.saturating_add(1).saturating_sub(first)).unwrap_or(usize::MAX);
         let mut left = limit;
         let mut events = Vec::new();
@@ -73,7 +73,7 @@ impl MemoryLog {
             left = left.saturating_sub(payload.len());
             events.push(Event { number, payload: payload.clone() });
         }
-        Excerpt { events, last }
+        Excerpt { events, last, until: Some(until) }
     }
 
     pub(super) fn remove(&self, session: RecordKey) {

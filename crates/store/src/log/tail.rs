@@ -32,7 +32,7 @@ impl Tail {
     /// As [`EventLog::read`].
     pub async fn next(&mut self, limit: usize, now: fn() -> Millis) -> Result<Excerpt, StoreError> {
         if let EventLog::Redis(log) = &self.log {
-            log.wait_for(self.key).await?;
+            log.wait_for(self.key, self.after).await?;
         }
         loop {
             let page = self.log.read(self.key, self.after, limit, now()).await?;
@@ -44,7 +44,7 @@ impl Tail {
                 EventLog::Redis(log) => {
                     // Before the look, so that news of what comes behind it are sent. They may be lost on their way.
                     let _ = tokio::time::timeout(LOOK, Self::changed(&mut self.news, self.key)).await;
-                    log.wait_for(self.key).await?;
+                    log.wait_for(self.key, self.after).await?;
                 }
                 EventLog::Memory(_) | EventLog::Embedded(_) => Self::changed(&mut self.news, self.key).await,
             }

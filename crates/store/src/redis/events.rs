@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `PREFIX:e:{SESSION}:STREAM` | a stream's events, a Redis stream: entry `NUMBER-1` has the payload as `p` |
 //! | `PREFIX:e:{SESSION}:STREAM:head` | `first`, `last`, `bytes` and `until` of it |
-//! | `PREFIX:e:{SESSION}:STREAM:tail` | another gateway waits for more; expires |
+//! | `PREFIX:e:{SESSION}:STREAM:tail` | another gateway waits for more behind this number; expires |
 //! | `PREFIX:e:{SESSION}` | the keys of a session's streams |
 //! | `PREFIX:events` | channel of news: session and stream |
 //!
@@ -82,7 +82,7 @@ impl RedisLog {
             Value::Array(parts) => parts,
             _ => return Err(self.0.unexpected("a read")),
         };
-        let Some((last, parts)) = parts.split_first() else { return Err(self.0.unexpected("a read")) };
+        let [last, until, parts @ ..] = parts.as_slice() else { return Err(self.0.unexpected("a read")) };
         let mut events = Vec::with_capacity(parts.len() / 2);
         for event in parts.chunks_exact(2) {
             let [number, Value::BulkString(payload)] = event else {
@@ -90,7 +90,7 @@ impl RedisLog {
             };
             events.push(Event { number: self.number(number)?, payload: Bytes::copy_from_slice(payload) });
         }
-        Ok(Excerpt { events, last: self.number(last)? })
+        Ok(Excerpt { events, last: self.number(last)?, until: Some(Millis(self.number(until)?)) })
     }
 
     pub(crate) async fn remove(&self, session: RecordKey) -> Result<(), StoreError> {
@@ -98,10 +98,20 @@ impl RedisLog {
         self.run(&script::FORGET, Access::Write, session, &name, &[]).await.map(drop)
     }
 
-    /// Lets other gateways tell of this stream, for a while.
-    pub(crate) async fn wait_for(&self, key: StreamKey) -> Result<(), StoreError> {
+    pub(crate) async fn awaited(&self, key: StreamKey) -> Result<Option<u64>, StoreError> {
+        let mut command = redis::cmd("GET");
+        command.arg(format!("{}:tail", self.name(key)));
+        let send = async |link: &Link| link.send(&command).await;
+        match self.0.send(Access::Read, Some(key.session), send).await? {
+            Value::Nil => Ok(None),
+            position => self.number(&position).map(Some),
+        }
+    }
+
+    /// Lets other gateways tell of this stream for a while, and know how far it has been read.
+    pub(crate) async fn wait_for(&self, key: StreamKey, after: u64) -> Result<(), StoreError> {
         let mut command = redis::cmd("SET");
-        command.arg(format!("{}:tail", self.name(key))).arg(1).arg("PX").arg(INTEREST.as_millis() as u64);
+        command.arg(format!("{}:tail", self.name(key))).arg(after).arg("PX").arg(INTEREST.as_millis() as u64);
         let send = async |link: &Link| link.send(&command).await;
         self.0.send(Access::Write, Some(key.session), send).await.map(drop)
     }

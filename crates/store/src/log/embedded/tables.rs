@@ -181,6 +181,6 @@ impl View {
             left = left.saturating_sub(payload.len());
             events.push(Event { number: place.value().1, payload: Bytes::copy_from_slice(payload) });
         }
-        Ok(Excerpt { events, last: head.last })
+        Ok(Excerpt { events, last: head.last, until: Some(head.until) })
     }
 }
