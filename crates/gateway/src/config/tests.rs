@@ -116,6 +116,7 @@ first_byte = "2m"
 call = "2d"
 request_read = "3s"
 answer_write = "6s"
+drain = "3s"
 shutdown = "4s"
 [sessions]
 idle = "2h"
@@ -193,6 +194,7 @@ fn every_key_is_read() {
             call: days(2),
             request_read: Duration::from_secs(3),
             answer_write: Duration::from_secs(6),
+            drain: Duration::from_secs(3),
             shutdown: Duration::from_secs(4),
         },
         sessions: Sessions {

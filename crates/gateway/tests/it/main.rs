@@ -25,6 +25,7 @@ mod oauth;
 mod process;
 mod proxies;
 mod questions;
+mod replicas;
 mod restored;
 mod resumption;
 mod setup_calls;

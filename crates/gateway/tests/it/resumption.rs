@@ -1,6 +1,7 @@
 //! Streams that outlive the connections that they are read on.
 
 mod calls;
+mod elsewhere;
 mod standing;
 
 use std::sync::{Mutex, mpsc};
