@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use throughline_gateway::config::Config;
 
-use super::{data, event, newest, note, resume, rest, result, tap};
+use super::{data, event, newest, note, rest, result, resume, tap};
 use crate::harness::{Answer, Client, Gw, Session, Upstream, call};
 use crate::replicas::Shared;
 
