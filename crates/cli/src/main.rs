@@ -32,6 +32,8 @@ enum Command {
     Reference(reference::Arguments),
     /// Watch a session survive: starts a server and the gateway, kills both, and shows what the client sees.
     Demo,
+    #[command(hide = true)]
+    Keep(serve::KeepArguments),
     /// Say whether a configuration file can be run, and everything that is wrong with it.
     CheckConfig(serve::CheckArguments),
     /// See the sessions of a running gateway, and remove them.
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Reference(arguments) => reference::run(arguments),
         Command::Demo => demo::run(),
+        Command::Keep(arguments) => serve::keep(&arguments),
         Command::CheckConfig(arguments) => serve::check(&arguments),
         Command::Sessions(arguments) => sessions::run(arguments),
         Command::Keys(arguments) => keys::run(arguments),

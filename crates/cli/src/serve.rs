@@ -15,14 +15,19 @@ use crate::{Failure, logging};
 Examples:
   throughline serve http://127.0.0.1:3000/mcp                  clients connect to http://127.0.0.1:8808/mcp
   throughline serve http://127.0.0.1:3000/mcp --stateless      no session ids: every request on its own
+  throughline serve -- npx -y @modelcontextprotocol/server-everything
+                                                               a server over stdin and stdout, a process for each session
   throughline serve --config throughline.toml                  everything else; examples/throughline.toml explains it
 
 Sessions survive a restart of either side: ids are sealed with the key ring in the state directory, and what
 they are bound to is kept in the store there. THROUGHLINE_LOG=debug says more.")]
 pub(crate) struct Arguments {
     /// The MCP server's endpoint.
-    #[arg(value_name = "URL", required_unless_present = "config", conflicts_with = "config")]
+    #[arg(value_name = "URL", required_unless_present_any = ["config", "command"], conflicts_with = "config")]
     url: Option<String>,
+    /// Instead of URL: a server that speaks over stdin and stdout, and its arguments.
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["config", "url"])]
+    command: Vec<String>,
     /// A configuration file, instead of URL.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -61,14 +66,31 @@ pub(crate) struct CheckArguments {
     file: PathBuf,
 }
 
+/// Run a program that ends with the process that started this one.
+#[derive(clap::Args)]
+pub(crate) struct KeepArguments {
+    /// The program and its arguments.
+    #[arg(last = true, value_name = "COMMAND", required = true)]
+    command: Vec<String>,
+}
+
+/// Runs a program for as long as the gateway is there.
+pub(crate) fn keep(arguments: &KeepArguments) -> Result<(), Failure> {
+    let status = throughline_gateway::stdio::keep(&arguments.command)
+        .map_err(|error| format!("{}: {error}; check that it is installed", arguments.command[0]))?;
+    std::process::exit(status.code().unwrap_or(1));
+}
+
 /// Runs the gateway until it is told to stop.
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     logging::start();
     let mut config = match (&arguments.config, &arguments.url) {
         (Some(file), _) => read(file)?,
         (None, Some(url)) => Config::for_upstream(url)?,
+        (None, None) if !arguments.command.is_empty() => Config::for_command(arguments.command.clone())?,
         (None, None) => return Err("serve needs URL or --config FILE".into()),
     };
+    config.keeper = vec![std::env::current_exe()?, "keep".into(), "--".into()];
     config.apply(Overrides::from_env(&|name| std::env::var(name).ok())?);
     let Arguments { listen, admin, store, key_ring, state_dir, stateless, salvage, .. } = arguments;
     let key_ring = key_ring.map(KeyRingPlace::File);

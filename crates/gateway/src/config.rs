@@ -11,6 +11,7 @@
 
 mod admin;
 mod callers;
+mod command;
 mod error;
 mod overrides;
 mod read;
@@ -33,6 +34,7 @@ use crate::peer::Network;
 
 pub use admin::{AdminAddress, AdminToken};
 pub use callers::{ApiKey, CallerProxy, Callers, Conversation, KeyKind};
+pub use command::Command;
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
 pub use overrides::Overrides;
 pub use state::{KeyRingPlace, StoreUrl, default_state_dir};
@@ -43,6 +45,9 @@ pub use value::parse_duration;
 /// The commented example configuration, as shipped. It is valid as it stands, and so it is with every option
 /// in it switched on; the values of its commented-out options are the defaults wherever there is one.
 pub const EXAMPLE: &str = include_str!("../../../examples/throughline.toml");
+
+/// Stands for the URL of an upstream that is a program until it has one.
+const COMMAND_URL: &str = "http://127.0.0.1/mcp";
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -105,6 +110,9 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Proxies on the way to upstreams, as the environment names them. Default: none.
     pub proxies: Proxies,
+    /// What programs of routes are run by, so that they do not outlive the gateway; the program and its arguments follow.
+    /// Default: nothing, and they may.
+    pub keeper: Vec<PathBuf>,
     /// Whether a configuration file was given. See [`Config::anonymous_callers_share`].
     pub from_file: bool,
     /// Where `listen` was written, for [`Config::check`].
@@ -257,6 +265,9 @@ pub struct Route {
     pub path: String,
     /// `url`: the upstream's endpoint, an absolute `http` or `https` URL without user name and fragment.
     pub upstream: Uri,
+    /// `command`, `environment`, `directory`, `processes`: the program that is the upstream, instead of a URL. Default:
+    /// none.
+    pub command: Option<Command>,
     /// `ca`: a PEM file with the certificates that an `https` upstream's is to be signed by. Default (`None`):
     /// the system's roots.
     pub ca: Option<PathBuf>,
@@ -304,6 +315,7 @@ impl Route {
             name: name.to_owned(),
             path: if name.is_empty() { "/mcp".to_owned() } else { format!("/{name}/mcp") },
             upstream,
+            command: None,
             ca: None,
             client_certificate: None,
             client_key: None,
@@ -385,6 +397,16 @@ impl Config {
         let upstream = value::upstream(url).map_err(|e| ConfigErrors::one(Place::Argument("URL"), e))?;
         let route = Route { anonymous: Anonymous::Shared, ..Route::new("", upstream) };
         Ok(Self { routes: vec![route], from_file: false, ..Self::without_routes() })
+    }
+
+    /// What `throughline serve -- COMMAND ARGS...` runs: one upstream, a program, at `/mcp`, without a file.
+    ///
+    /// # Errors
+    /// When there is no program.
+    pub fn for_command(words: Vec<String>) -> Result<Self, ConfigErrors> {
+        let mut config = Self::for_upstream(COMMAND_URL)?;
+        config.routes[0].command = Some(Command { words, ..Command::default() });
+        Ok(config)
     }
 
     /// Reads the `text` of a TOML file; `file_name` only serves the error messages.
@@ -521,6 +543,7 @@ impl Config {
             callers: Callers::default(),
             routes: Vec::new(),
             proxies: Proxies::default(),
+            keeper: Vec::new(),
             from_file: true,
             listen_place: Place::Unknown,
         }

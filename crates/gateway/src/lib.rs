@@ -49,6 +49,7 @@ pub mod serve;
 pub mod session;
 pub mod sockets;
 pub mod status;
+pub mod stdio;
 pub mod tally;
 pub mod texts;
 pub mod tls;

@@ -19,6 +19,7 @@ use crate::app::{App, Core};
 use crate::config::{AdminAddress, Config, ConfigErrors, KeyRingPlace, StoreUrl, default_state_dir};
 use crate::effects::Effects;
 use crate::keys::{self, KeysError, LiveKeys};
+use crate::stdio::{self, Bridge};
 use crate::tls::{Tls, TlsError};
 use crate::upstream::destination;
 use crate::{background, listener, status};
@@ -94,6 +95,7 @@ pub struct Gateway {
     pub admin: Option<AdminAddress>,
     app: Arc<App>,
     workers: Vec<JoinHandle<()>>,
+    bridges: Vec<Bridge>,
 }
 
 impl Gateway {
@@ -106,6 +108,7 @@ impl Gateway {
         // The first draw of the process seeds the generator, which takes tens of milliseconds: meanwhile, not after.
         std::thread::spawn(move || effects.bytes::<1>());
         config.resolve(&|name| std::env::var(name).ok())?;
+        let bridges = stdio::bridges(&mut config, effects).map_err(StartError::System)?;
         let destinations = destination::of_routes(&config)?;
         let keys = open_keys(&config, effects)?;
         let tls = config.tls.as_ref().map(Tls::load).transpose()?;
@@ -118,7 +121,7 @@ impl Gateway {
         config.listen = address;
         let app = App::new(config, destinations, effects, keys, store);
         let at = admin.as_ref().map(|door| door.address.clone());
-        let mut started = Gateway { address, admin: at, app: Arc::clone(&app), workers: Vec::new() };
+        let mut started = Gateway { address, admin: at, app: Arc::clone(&app), workers: Vec::new(), bridges };
         if let Some(door) = admin {
             let (app, runtime) = (Arc::clone(&app), runtime()?);
             let thread = std::thread::Builder::new().name("core-admin".to_owned());
@@ -163,6 +166,10 @@ impl Gateway {
             if worker.join().is_err() {
                 tracing::error!("a worker panicked");
             }
+        }
+        // Behind everything that may still speak with them.
+        for bridge in self.bridges {
+            bridge.shut_down();
         }
         let closed = runtime().map(|runtime| runtime.block_on(self.app.store.close()));
         if let Ok(Err(error)) = closed {

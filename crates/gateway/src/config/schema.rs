@@ -101,6 +101,12 @@ const SESSIONS: &[Key<Sessions>] = &[
 ];
 
 const ROUTE: &[Key<Route>] = &[
+    Key::new("command", |r, f| f.list(&mut command(r).words, "words", value::word)),
+    Key::new("environment", |r, f| f.list(&mut command(r).environment, "NAME=VALUE", value::variable)),
+    Key::new("directory", |r, f| {
+        f.parsed(&mut command(r).directory, "a path", |text| value::directory(text).map(Some));
+    }),
+    Key::new("processes", |r, f| f.count(&mut command(r).processes, 1..=100_000)),
     Key::new("url", |r, f| f.parsed(&mut r.upstream, "a URL", value::upstream)),
     Key::new("ca", |r, f| f.parsed(&mut r.ca, "a path", |s| value::file(s).map(Some))),
     Key::new("client_certificate", |r, f| {
@@ -139,6 +145,10 @@ const ROUTE: &[Key<Route>] = &[
 
 const RESTORE: &[Key<Route>] =
     &[Key::new("calls", |r, f| f.list(&mut r.restore_calls, "tool names", value::tool_name))];
+
+fn command(route: &mut Route) -> &mut super::Command {
+    route.command.get_or_insert_default()
+}
 
 /// The dotted names of all keys; those of a route stand under `upstream`, NAME stands for a name that the file chooses.
 pub(super) fn known_keys() -> Vec<String> {
@@ -235,7 +245,11 @@ fn route(name: &str, field: &mut Field<'_, '_>) -> Route {
     // The empty URL never gets out: either `url` replaces it or the file is refused.
     let mut route = Route::new(name, Uri::default());
     field.table(&mut route, ROUTE);
-    field.require("url", "url = \"http://HOST:PORT/mcp\"");
+    match &route.command {
+        None => field.require("url", "url = \"http://HOST:PORT/mcp\""),
+        Some(command) if command.words.is_empty() => field.require("command", "command = [\"PROGRAM\"]"),
+        Some(_) => route.upstream = Uri::from_static(super::COMMAND_URL),
+    }
     match (&route.client_certificate, &route.client_key) {
         (Some(_), None) => field.fail_inside("client_certificate", "client_key is missing".to_owned()),
         (None, Some(_)) => field.fail_inside("client_key", "client_certificate is missing".to_owned()),

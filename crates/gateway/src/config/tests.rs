@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod callers;
 mod upstream;
 
 const UPSTREAM: &str = "[upstream]\nurl = \"http://127.0.0.1:3000/mcp\"\n";
@@ -53,7 +54,14 @@ fn the_example_is_valid_in_full_and_shows_the_defaults() {
     assert_eq!(full.sessions, Sessions::default());
     assert_eq!(full.store, StoreUrl::Embedded(None));
     // What has no default is shown by an example.
+    assert_eq!(
+        full.routes[0].command.as_ref().map(|command| command.processes),
+        Some(Command::default().processes)
+    );
+    assert_eq!(full.streams, Streams::default());
     let examples = Route {
+        upstream: Uri::from_static("http://127.0.0.1:3000/mcp"),
+        command: None,
         ca: None,
         client_certificate: None,
         client_key: None,
@@ -141,6 +149,11 @@ on_store_failure = "refuse"
 unsafe_after_loss = "refuse"
 restore.calls = ["set_workspace", "log in"]
 trust_annotations = true
+[routes.program]
+command = ["npx", "-y", "server"]
+environment = ["A=b=c"]
+directory = "/srv"
+processes = 3
 [callers]
 anonymous = "allow"
 [callers.keys.robot]
@@ -204,7 +217,11 @@ fn every_key_is_read() {
             warm: Duration::from_secs(5),
         },
         streams: Streams::default(),
-        routes: vec![Route::new("", Uri::from_static("http://[::1]:3000")), upstream::files_of_every_key()],
+        routes: vec![
+            Route::new("", Uri::from_static("http://[::1]:3000")),
+            upstream::files_of_every_key(),
+            upstream::program(),
+        ],
         callers: Callers {
             anonymous: Some(true),
             keys: vec![ApiKey { name: "robot".into(), sha256, kind: KeyKind::Application }],
@@ -220,6 +237,7 @@ fn every_key_is_read() {
             },
         },
         proxies: Proxies::default(),
+        keeper: Vec::new(),
         from_file: true,
         listen_place: Place::File { name: "t.toml".into(), line: 2 },
     };
@@ -501,52 +519,4 @@ fn the_state_directory_is_found_by_the_environment() {
     ] {
         assert_eq!(default_state_dir(&env(variables)), dir.map(PathBuf::from));
     }
-}
-
-#[test]
-fn callers_are_refused_by_default_only_where_there_are_keys() {
-    assert!(!parse("").callers.refuses_anonymous());
-    assert!(parse("[callers]\nanonymous = \"refuse\"").callers.refuses_anonymous());
-    let key = format!("callers.keys.a.sha256 = \"{}\"\n", "0f".repeat(32));
-    assert!(parse(&key).callers.refuses_anonymous());
-    assert!(!parse(&format!("{key}callers.anonymous = \"allow\"")).callers.refuses_anonymous());
-}
-
-#[test]
-fn a_proxy_that_names_callers_has_to_be_named_itself() {
-    let proxy = "[callers.proxy]\nheader = \"x-user\"\nsecret_header = \"x-secret\"\n";
-    let secret = format!("secret_sha256 = \"{}\"\n", "0f".repeat(32));
-    assert!(parse(&format!("trusted_proxies = [\"10.0.0.1\"]\n{proxy}{secret}")).callers.refuses_anonymous());
-    assert_eq!(
-        error(&format!("{proxy}{secret}")),
-        "t.toml:1: callers.proxy: nobody is believed as a proxy: set trusted_proxies"
-    );
-    assert_eq!(
-        error(&format!("trusted_proxies = [\"10.0.0.1\"]\n{proxy}")),
-        "t.toml:2: callers.proxy: secret_sha256 is missing: write secret_sha256 = \"...\", what \
-         `printf %s SECRET | sha256sum` says"
-    );
-}
-
-#[test]
-fn keys_are_digests_and_each_is_one_callers() {
-    assert_eq!(
-        error("callers.keys.alice = {}"),
-        "t.toml:1: callers.keys.alice: sha256 is missing: write sha256 = \"...\", what `printf %s KEY | sha256sum` says"
-    );
-    // What was written in place of the digest may be the key.
-    assert_eq!(
-        error("callers.keys.alice.sha256 = \"hunter2\""),
-        "t.toml:1: callers.keys.alice.sha256: not a SHA-256 digest: write the 64 hex digits of \
-         `printf %s KEY | sha256sum`"
-    );
-    let digest = "0f".repeat(32);
-    assert_eq!(
-        error(&format!("[callers.keys]\na.sha256 = \"{digest}\"\nb.sha256 = \"{digest}\"")),
-        "t.toml:1: callers.keys: b and a are the same key"
-    );
-    assert_eq!(
-        error("callers.conversation.headers = [\"a b\"]"),
-        "t.toml:1: callers.conversation.headers: \"a b\" is not a header name"
-    );
 }

@@ -23,6 +23,7 @@ mod modern;
 mod multiplexed;
 mod oauth;
 mod process;
+mod programs;
 mod proxies;
 mod questions;
 mod replicas;
