@@ -19,6 +19,7 @@ mod eras;
 mod idless;
 mod kept;
 mod peers;
+mod programs;
 mod races;
 mod restored;
 mod sdk_client;
