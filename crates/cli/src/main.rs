@@ -3,13 +3,18 @@
 //! Thin: arguments in, exit codes out. What the commands do is in the libraries.
 
 mod admin;
+mod call;
 mod demo;
+mod endpoint;
+mod instance;
 mod keys;
+mod load;
 mod logging;
 mod manual;
 mod reference;
 mod serve;
 mod sessions;
+mod text;
 
 use std::process::ExitCode;
 
@@ -34,6 +39,10 @@ enum Command {
     Demo,
     #[command(hide = true)]
     Keep(serve::KeepArguments),
+    /// Talk to an MCP server: list what it has, call a tool, take the tour.
+    Call(call::Arguments),
+    /// Load an MCP server with calls, and measure: latencies, errors, the share of each instance.
+    Load(load::Arguments),
     /// Say whether a configuration file can be run, and everything that is wrong with it.
     CheckConfig(serve::CheckArguments),
     /// See the sessions of a running gateway, and remove them.
@@ -52,6 +61,8 @@ fn main() -> ExitCode {
         Command::Reference(arguments) => reference::run(arguments),
         Command::Demo => demo::run(),
         Command::Keep(arguments) => serve::keep(&arguments),
+        Command::Call(arguments) => return call::run(arguments),
+        Command::Load(arguments) => return load::run(arguments),
         Command::CheckConfig(arguments) => serve::check(&arguments),
         Command::Sessions(arguments) => sessions::run(arguments),
         Command::Keys(arguments) => keys::run(arguments),

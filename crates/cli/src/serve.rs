@@ -15,6 +15,7 @@ use crate::{Failure, logging};
 Examples:
   throughline serve http://127.0.0.1:3000/mcp                  clients connect to http://127.0.0.1:8808/mcp
   throughline serve http://127.0.0.1:3000/mcp --stateless      no session ids: every request on its own
+  throughline serve http://10.0.0.1/mcp http://10.0.0.2/mcp    two servers: each session stays with one while it lives
   throughline serve -- npx -y @modelcontextprotocol/server-everything
                                                                a server over stdin and stdout, a process for each session
   throughline serve --config throughline.toml                  everything else; examples/throughline.toml explains it
@@ -22,13 +23,13 @@ Examples:
 Sessions survive a restart of either side: ids are sealed with the key ring in the state directory, and what
 they are bound to is kept in the store there. THROUGHLINE_LOG=debug says more.")]
 pub(crate) struct Arguments {
-    /// The MCP server's endpoint.
+    /// The MCP server's endpoint, or several of one server that runs more than once.
     #[arg(value_name = "URL", required_unless_present_any = ["config", "command"], conflicts_with = "config")]
-    url: Option<String>,
+    urls: Vec<String>,
     /// Instead of URL: a server that speaks over stdin and stdout, and its arguments.
-    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["config", "url"])]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["config", "urls"])]
     command: Vec<String>,
-    /// A configuration file, instead of URL.
+    /// A configuration file, instead of URLs.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where clients connect [default: 127.0.0.1:8808].
@@ -84,11 +85,10 @@ pub(crate) fn keep(arguments: &KeepArguments) -> Result<(), Failure> {
 /// Runs the gateway until it is told to stop.
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     logging::start();
-    let mut config = match (&arguments.config, &arguments.url) {
-        (Some(file), _) => read(file)?,
-        (None, Some(url)) => Config::for_upstream(url)?,
-        (None, None) if !arguments.command.is_empty() => Config::for_command(arguments.command.clone())?,
-        (None, None) => return Err("serve needs URL or --config FILE".into()),
+    let mut config = match &arguments.config {
+        Some(file) => read(file)?,
+        None if !arguments.command.is_empty() => Config::for_command(arguments.command.clone())?,
+        None => Config::for_upstreams(&arguments.urls)?,
     };
     config.keeper = vec![std::env::current_exe()?, "keep".into(), "--".into()];
     config.apply(Overrides::from_env(&|name| std::env::var(name).ok())?);
@@ -125,7 +125,10 @@ pub(crate) fn check(arguments: &CheckArguments) -> Result<(), Failure> {
     let mut config = read(&arguments.file)?;
     config.apply(Overrides::from_env(&|name| std::env::var(name).ok())?);
     config.check()?;
-    let routes = config.routes.iter().map(|route| format!("  {} -> {}\n", route.path, route.upstream));
+    let routes = config.routes.iter().map(|route| {
+        let endpoints: Vec<_> = route.upstream.iter().map(ToString::to_string).collect();
+        format!("  {} -> {}\n", route.path, endpoints.join(" | "))
+    });
     println!("{}: good; it would listen on {} and serve", arguments.file.display(), config.listen);
     print!("{}", routes.collect::<String>());
     Ok(())

@@ -69,7 +69,8 @@ pub fn bridges(config: &mut Config, effects: Effects) -> io::Result<Vec<Bridge>>
         secret.set_sensitive(true);
         let settings = Settings { command, keeper: keeper.clone(), line, secret: secret.clone(), effects };
         let (bridge, port) = start(settings)?;
-        route.upstream = format!("http://127.0.0.1:{port}/mcp").parse::<Uri>().map_err(io::Error::other)?;
+        let url = format!("http://127.0.0.1:{port}/mcp").parse::<Uri>().map_err(io::Error::other)?;
+        route.upstream = vec![url];
         route.headers.push(Header { name: SECRET, value: HeaderSource::Value(secret) });
         bridges.push(bridge);
     }

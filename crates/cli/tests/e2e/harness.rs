@@ -8,6 +8,7 @@ mod nginx;
 pub(crate) mod node;
 mod process;
 mod python;
+mod ran;
 mod redis;
 mod setup;
 mod upstream;
@@ -16,8 +17,9 @@ pub(crate) use client::Client;
 pub(crate) use gateway::Gateway;
 pub(crate) use mcp::{Answer, MODERN, Mcp};
 pub(crate) use nginx::Balancer;
-pub(crate) use process::{Process, until};
-pub(crate) use redis::Redis;
+pub(crate) use process::{Process, free_port, until};
+pub(crate) use ran::{Ran, run, run_with};
+pub(crate) use redis::{Engine, Redis};
 pub(crate) use upstream::Upstream;
 
 /// Makes a `#[test]` of each function for each upstream that it is to hold for.

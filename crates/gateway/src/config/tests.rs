@@ -1,5 +1,7 @@
 //! What a file may say, what is refused, and in which words. Single values are tested in `value`.
 
+use http::{HeaderName, Uri};
+
 use super::*;
 
 mod callers;
@@ -60,8 +62,9 @@ fn the_example_is_valid_in_full_and_shows_the_defaults() {
     );
     assert_eq!(full.streams, Streams::default());
     let examples = Route {
-        upstream: Uri::from_static("http://127.0.0.1:3000/mcp"),
+        upstream: vec![Uri::from_static("http://127.0.0.1:3000/mcp")],
         command: None,
+        probe: None,
         ca: None,
         client_certificate: None,
         client_key: None,
@@ -134,7 +137,9 @@ warm = "5s"
 [upstream]
 url = "http://[::1]:3000"
 [routes.files-2]
-url = "https://files.internal/x?y=1"
+url = ["https://files.internal/x?y=1", "https://files-2.internal/x"]
+resolve = "all"
+probe = "7s"
 ca = "/etc/ca.pem"
 client_certificate = "client.pem"
 client_key = "client.key"
@@ -218,7 +223,7 @@ fn every_key_is_read() {
         },
         streams: Streams::default(),
         routes: vec![
-            Route::new("", Uri::from_static("http://[::1]:3000")),
+            Route::new("", vec![Uri::from_static("http://[::1]:3000")]),
             upstream::files_of_every_key(),
             upstream::program(),
         ],
@@ -492,20 +497,6 @@ fn a_listener_for_other_machines_needs_allowed_hosts() {
     config.apply(Overrides { allowed_hosts: Some(vec!["gateway".into()]), ..Overrides::default() });
     config.check().unwrap();
     parse("listen = \"[::ffff:127.0.0.1]:1\"").check().unwrap();
-}
-
-#[test]
-fn anonymous_callers_share_where_they_are_one_person_or_the_file_says_so() {
-    let mut config = Config::for_upstream("http://h/mcp").unwrap();
-    let shares = |config: &Config, proxied| config.anonymous_callers_share(&config.routes[0], proxied);
-    assert!(shares(&config, false));
-    assert!(!shares(&config, true));
-    config.listen = "0.0.0.0:8808".parse().unwrap();
-    assert!(!shares(&config, false));
-
-    assert!(!shares(&parse(""), false));
-    let text = "listen = \"0.0.0.0:1\"\nupstream = { url = \"http://h\", anonymous = \"shared\" }";
-    assert!(shares(&Config::parse(text, "t.toml").unwrap(), true));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::entry::Entry;
 use super::{EventId, Followed, Opener, Outlet, Say, Writer, elsewhere, follow, is_alive, primes, watch};
 use crate::app::Core;
 use crate::binding::Bound;
-use crate::call::listen_headers;
+use crate::call::{kept_headers, listen_headers};
 use crate::classify::Arrived;
 use crate::credentials::Credentials;
 use crate::error::Fault;
@@ -210,7 +210,7 @@ impl Answer {
             session,
             tagger: Tagger::new(&core.app, &bound),
             // All that is needed of them, so that the rest does not stay.
-            headers: listen_headers(headers, &Credentials::NONE, &Default::default(), None),
+            headers: kept_headers(headers),
             credentials: credentials.clone(),
             bound,
             writer,
@@ -337,9 +337,8 @@ impl Answer {
         }
         let upstream_id = Some(self.writer.upstream_id.as_slice());
         let headers = listen_headers(&self.headers, &self.credentials, &self.bound.address, upstream_id);
-        let endpoint = self.core.endpoint(&self.session.route);
         let address = &self.bound.address;
-        let sent = upstream::send(endpoint, address, Method::GET, headers, Bytes::new());
+        let sent = upstream::send(&self.core, address, Method::GET, headers, Bytes::new());
         let Ok(answer) = tokio::time::timeout_at(self.until, sent).await else {
             return Err(Fault::UpstreamTimeout);
         };

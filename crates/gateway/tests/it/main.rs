@@ -12,6 +12,7 @@ mod at_most_once;
 mod callers;
 mod certificates;
 mod cookies;
+mod fleet;
 mod hostile;
 mod ids;
 mod issued;

@@ -6,12 +6,14 @@
     reason = "all of this is test code; clippy only sees that of functions marked #[test]"
 )]
 
+mod any_address;
 mod any_record;
 mod contract;
 mod damage;
 mod embedded;
 mod events;
 mod kill;
+mod redis;
 mod servers;
 
 use throughline_store::{

@@ -1,6 +1,20 @@
-//! Who may call.
+//! What a file says of callers.
 
-use super::{error, parse};
+use super::*;
+
+#[test]
+fn anonymous_callers_share_where_they_are_one_person_or_the_file_says_so() {
+    let mut config = Config::for_upstream("http://h/mcp").unwrap();
+    let shares = |config: &Config, proxied| config.anonymous_callers_share(&config.routes[0], proxied);
+    assert!(shares(&config, false));
+    assert!(!shares(&config, true));
+    config.listen = "0.0.0.0:8808".parse().unwrap();
+    assert!(!shares(&config, false));
+
+    assert!(!shares(&parse(""), false));
+    let text = "listen = \"0.0.0.0:1\"\nupstream = { url = \"http://h\", anonymous = \"shared\" }";
+    assert!(shares(&Config::parse(text, "t.toml").unwrap(), true));
+}
 
 #[test]
 fn callers_are_refused_by_default_only_where_there_are_keys() {
