@@ -3,6 +3,7 @@
 //! Thin: arguments in, exit codes out. What the commands do is in the libraries.
 
 mod admin;
+mod connector;
 mod demo;
 mod keys;
 mod logging;
@@ -34,6 +35,8 @@ enum Command {
     Demo,
     /// Say whether a configuration file can be run, and everything that is wrong with it.
     CheckConfig(serve::CheckArguments),
+    /// Write the custom connector by which Copilot Studio and Power Platform reach a gateway.
+    Connector(connector::Arguments),
     /// See the sessions of a running gateway, and remove them.
     Sessions(sessions::Arguments),
     /// Make a key ring, or a new key in one.
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Reference(arguments) => reference::run(arguments),
         Command::Demo => demo::run(),
         Command::CheckConfig(arguments) => serve::check(&arguments),
+        Command::Connector(arguments) => connector::run(&arguments),
         Command::Sessions(arguments) => sessions::run(arguments),
         Command::Keys(arguments) => keys::run(arguments),
         Command::Completions(arguments) => manual::completions(&arguments),

@@ -19,6 +19,7 @@ use crate::principal::Directory;
 use crate::probe::EraCache;
 use crate::room::Room;
 use crate::session::Table;
+use crate::shape::Shape;
 use crate::texts::Texts;
 use crate::upstream::destination::Destination;
 use crate::upstream::http::Endpoint;
@@ -71,6 +72,8 @@ pub struct Route {
     pub initialize: InitializeCache,
     /// Which era the upstream speaks.
     pub era: EraCache,
+    /// What its profile and its selection of tools change; None where they change nothing.
+    pub shape: Option<Shape>,
     /// Where the upstream says that its OAuth metadata is.
     pub metadata: metadata::Named,
     /// Where the upstream is, and how it is reached.
@@ -95,6 +98,7 @@ impl App {
                 digest: first(&digest),
                 initialize: InitializeCache::default(),
                 era: EraCache::default(),
+                shape: Shape::of(route),
                 metadata: metadata::Named::default(),
                 to,
             })

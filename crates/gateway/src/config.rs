@@ -14,6 +14,7 @@ mod callers;
 mod error;
 mod overrides;
 mod read;
+mod rest;
 mod schema;
 mod state;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderName, Uri};
+use throughline_wire::profile::{Profile, list::Selection};
 
 use crate::peer::Network;
 
@@ -34,6 +36,7 @@ pub use admin::{AdminAddress, AdminToken};
 pub use callers::{ApiKey, CallerProxy, Callers, Conversation, KeyKind};
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
 pub use overrides::Overrides;
+pub use rest::{Rest, ToolErrors};
 pub use state::{KeyRingPlace, StoreUrl, default_state_dir};
 pub use upstream::{Header, HeaderSource, Proxies, Proxy};
 pub use value::parse_duration;
@@ -273,6 +276,12 @@ pub struct Route {
     pub anonymous: Anonymous,
     /// `answers`: the form of answers. Default [`Answers::AsUpstream`].
     pub answers: Answers,
+    /// `profile`: the kind of client whose limits its tool list and answers are brought to. Default: none.
+    pub profile: Option<&'static Profile>,
+    /// `tools.allow` and `tools.deny`: which of the server's tools there are for clients. Default: all.
+    pub tools: Selection,
+    /// `rest`: the REST face.
+    pub rest: Rest,
     /// `on_store_miss`: what becomes of a valid session id without a record. Default [`OnStoreMiss::Rebuild`].
     pub on_store_miss: OnStoreMiss,
     /// `on_store_failure`: what becomes of sessions while the store is away. Default [`OnStoreFailure::Serve`].
@@ -305,6 +314,9 @@ impl Route {
             mode: Mode::Sessions,
             anonymous: Anonymous::Isolated,
             answers: Answers::AsUpstream,
+            profile: None,
+            tools: Selection::default(),
+            rest: Rest::default(),
             on_store_miss: OnStoreMiss::Rebuild,
             on_store_failure: OnStoreFailure::Serve,
             unsafe_after_loss: UnsafeAfterLoss::Replay,

@@ -41,6 +41,8 @@ pub enum Fault {
     Envelope(EnvelopeError),
     /// `initialize` without the parameters that it needs.
     InitializeParams,
+    /// The request for the REST face lacks something; what.
+    Rest(&'static str),
     /// The session id is unknown: never issued, expired, deleted, or somebody else's. All the same to the caller.
     SessionUnknown,
     /// The caller presented no key, or a wrong one.
@@ -170,6 +172,7 @@ impl Fault {
             | Fault::BodyTooLarge(_)
             | Fault::BodyBroken
             | Fault::Envelope(_)
+            | Fault::Rest(_)
             | Fault::InitializeParams => self.bad_request(),
             Fault::SessionUnknown => row(
                 StatusCode::NOT_FOUND,
@@ -281,6 +284,7 @@ impl Fault {
                 code::INVALID_REQUEST,
                 "The message did not arrive whole; send it again".into(),
             ),
+            Fault::Rest(text) => (StatusCode::BAD_REQUEST, code::INVALID_REQUEST, format!("Bad request: {text}")),
             Fault::Envelope(error) => (StatusCode::BAD_REQUEST, error.json_rpc_code(), error.to_string()),
             _ => (
                 StatusCode::BAD_REQUEST,

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderName, Uri};
+use throughline_wire::profile::list::Selection;
 use toml::de::{DeTable, Error};
 
 use super::callers;
 use super::read::{Field, Key, Reader};
+use super::rest::REST;
 use super::upstream::{forward_header, header_name, header_value};
 use super::value::{self, show_duration};
 use super::{
@@ -114,6 +116,13 @@ const ROUTE: &[Key<Route>] = &[
     Key::new("answers", |r, f| {
         f.choice(&mut r.answers, &[("as-upstream", Answers::AsUpstream), ("json", Answers::Json)]);
     }),
+    Key::new("profile", |r, f| f.parsed(&mut r.profile, "a profile", value::profile)),
+    Key::new("tools", |r, f| {
+        f.table(&mut r.tools, TOOLS);
+    }),
+    Key::new("rest", |r, f| {
+        f.table(&mut r.rest, REST);
+    }),
     Key::new("on_store_miss", |r, f| {
         let choices = [("rebuild", OnStoreMiss::Rebuild), ("not-found", OnStoreMiss::NotFound)];
         f.choice(&mut r.on_store_miss, &choices);
@@ -132,6 +141,11 @@ const ROUTE: &[Key<Route>] = &[
     Key::new("trust_annotations", |r, f| f.flag(&mut r.trust_annotations)),
 ];
 
+const TOOLS: &[Key<Selection>] = &[
+    Key::new("allow", |s, f| f.list(&mut s.allow, "tool names", value::tool_name)),
+    Key::new("deny", |s, f| f.list(&mut s.deny, "tool names", value::tool_name)),
+];
+
 const RESTORE: &[Key<Route>] =
     &[Key::new("calls", |r, f| f.list(&mut r.restore_calls, "tool names", value::tool_name))];
 
@@ -143,6 +157,8 @@ pub(super) fn known_keys() -> Vec<String> {
     [
         of("", FILE),
         of("upstream.", ROUTE),
+        of("upstream.tools.", TOOLS),
+        of("upstream.rest.", REST),
         of("upstream.restore.", RESTORE),
         of("tls.", TLS),
         of("limits.", LIMITS),
@@ -234,6 +250,9 @@ fn route(name: &str, field: &mut Field<'_, '_>) -> Route {
         (Some(_), None) => field.fail_inside("client_certificate", "client_key is missing".to_owned()),
         (None, Some(_)) => field.fail_inside("client_key", "client_certificate is missing".to_owned()),
         _ => {}
+    }
+    if route.profile.is_some_and(|profile| profile.plain_answers) {
+        route.answers = Answers::Json;
     }
     let is_set = |name: &HeaderName| route.headers.iter().any(|header| header.name == *name);
     if route.forward_authorization && is_set(&AUTHORIZATION) {

@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod makers;
 mod upstream;
 
 const UPSTREAM: &str = "[upstream]\nurl = \"http://127.0.0.1:3000/mcp\"\n";
@@ -48,9 +49,10 @@ fn the_example_is_valid_and_says_nothing_but_the_defaults() {
 #[test]
 fn the_example_is_valid_in_full_and_shows_the_defaults() {
     let full = Config::parse(&example_in_full(), "throughline.toml").unwrap();
-    assert_eq!(full.limits, Limits::default());
-    assert_eq!(full.timeouts, Timeouts::default());
-    assert_eq!(full.sessions, Sessions::default());
+    assert_eq!(
+        (full.limits, full.timeouts, full.sessions),
+        (Limits::default(), Timeouts::default(), Sessions::default())
+    );
     assert_eq!(full.store, StoreUrl::Embedded(None));
     // What has no default is shown by an example.
     let examples = Route {
@@ -60,6 +62,9 @@ fn the_example_is_valid_in_full_and_shows_the_defaults() {
         headers: Vec::new(),
         forward_headers: Vec::new(),
         restore_calls: Vec::new(),
+        profile: None,
+        answers: Answers::AsUpstream,
+        tools: Default::default(),
         ..full.routes[0].clone()
     };
     assert_eq!(examples, parse("").routes[0]);
