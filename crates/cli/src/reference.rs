@@ -1,6 +1,7 @@
 //! `throughline reference`: a server to try the gateway with.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use throughline_reference::counter::{self, CounterConfig};
@@ -25,6 +26,9 @@ pub(crate) struct Arguments {
     /// Which revisions of the protocol to speak.
     #[arg(long, value_enum, default_value = "legacy")]
     era: Era,
+    /// A file that every key of the tool `mark` is written to, also for whoever kills the server.
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -50,7 +54,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         let interrupted = async {
             let _ = tokio::signal::ctrl_c().await;
         };
-        counter::serve(listener, CounterConfig { era, ..CounterConfig::default() }, interrupted).await?;
+        counter::serve(
+            listener,
+            CounterConfig { era, journal: arguments.journal, ..CounterConfig::default() },
+            interrupted,
+        )
+        .await?;
         Ok(())
     })
 }

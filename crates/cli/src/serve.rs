@@ -32,7 +32,8 @@ pub(crate) struct Arguments {
     /// Where the administrator connects: a loopback address with a port, or unix:PATH [default: nowhere].
     #[arg(long, value_name = "ADDR")]
     admin: Option<AdminAddress>,
-    /// Where session records live: memory: or embedded:DIR [default: embedded in the state directory].
+    /// Where session records live: memory:, embedded:DIR, or what several gateways share: redis://HOST:PORT
+    /// [default: embedded in the state directory].
     #[arg(long, value_name = "URL")]
     store: Option<StoreUrl>,
     /// The key ring, if several replicas share it [default: keyring in the state directory, made at the first start].

@@ -4,12 +4,13 @@
 //! | | |
 //! |---|---|
 //! | `GET /healthz`, `GET /readyz` | as on the main listener; the only ones without the token |
+//! | `GET /`, `GET /status.json` | the status page, and what is on it |
 //! | `GET /metrics` | the counts |
 //! | `GET /sessions?after=CURSOR&limit=N` | a page of sessions |
 //! | `GET /sessions/ID`, `DELETE /sessions/ID` | one of them, by its digest |
 //! | `GET /keys`, `POST /keys/rotate` | the key ring: ids, never secrets |
 //!
-//! Plain hyper rather than axum: there are seven paths, and everything that they answer with is here already.
+//! Plain hyper rather than axum: there are a few paths, and everything that they answer with is here already.
 
 pub mod sessions;
 
@@ -45,7 +46,7 @@ use crate::origin;
 use crate::reply::{self, Never, ReplyBody};
 use crate::serve::{LAST_WORDS, StartError, state_dir};
 use crate::upstream::JSON;
-use crate::{keys, listener};
+use crate::{keys, listener, status};
 
 /// Name of the token's file in the state directory.
 pub const TOKEN_FILE: &str = "admin-token";
@@ -224,6 +225,10 @@ impl Clerk {
         match (request.method().clone(), path.as_slice()) {
             (Method::GET, ["metrics"]) => {
                 reply::whole(app, StatusCode::OK, export::CONTENT_TYPE, export::text(app))
+            }
+            (Method::GET, [""] | ["status.json" | "status.css" | "status.js"]) => {
+                status::answer(app, request.uri().path())
+                    .unwrap_or_else(|| reply::empty(app, StatusCode::NOT_FOUND))
             }
             (Method::GET, ["sessions"]) => self.list(request.uri().query().unwrap_or_default()).await,
             (Method::GET, ["sessions", id]) => match sessions::show(&self.core, id).await {

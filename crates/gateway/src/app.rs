@@ -1,16 +1,18 @@
 //! What the whole gateway shares ([`App`]), and what one core of it owns ([`Core`]).
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use http::HeaderValue;
+use throughline_status::History;
 use throughline_store::{Store, StoreError};
 use tokio::sync::watch;
 
 use crate::account::Accounts;
 use crate::config::{self, Config};
 use crate::effects::Effects;
+use crate::grants::Grants;
 use crate::initialize::InitializeCache;
 use crate::keys::LiveKeys;
 use crate::metadata;
@@ -21,6 +23,7 @@ use crate::room::Room;
 use crate::session::Table;
 use crate::shape::Shape;
 use crate::texts::Texts;
+use crate::tokens::Verifier;
 use crate::upstream::destination::Destination;
 use crate::upstream::http::Endpoint;
 
@@ -48,8 +51,12 @@ pub struct App {
     pub instance_header: HeaderValue,
     /// The principals that the configuration knows.
     pub directory: Directory,
+    /// The issuers whose tokens prove who callers are; None where there are none.
+    pub tokens: Option<Verifier>,
     /// What each principal has under way.
     pub accounts: Accounts,
+    /// How many requests there were lately.
+    pub history: Mutex<History>,
     /// Calls that go on without their client.
     pub detached: Arc<AtomicUsize>,
     /// How much is being answered.
@@ -74,6 +81,8 @@ pub struct Route {
     pub era: EraCache,
     /// What its profile and its selection of tools change; None where they change nothing.
     pub shape: Option<Shape>,
+    /// The tokens that its requests carry; None where they carry none.
+    pub grants: Option<Grants>,
     /// Where the upstream says that its OAuth metadata is.
     pub metadata: metadata::Named,
     /// Where the upstream is, and how it is reached.
@@ -88,21 +97,26 @@ impl App {
         effects: Effects,
         keys: LiveKeys,
         store: Store,
+        tokens: Option<Verifier>,
+        grants: Vec<Option<Grants>>,
     ) -> Arc<Self> {
         let instance = data_encoding::HEXLOWER.encode(&effects.bytes::<4>());
-        let routes = config.routes.iter().zip(destinations).enumerate().map(|(index, (route, to))| {
-            let digest = keys.digest("route", &[route.name.as_bytes()]);
-            Arc::new(Route {
-                config: route.clone(),
-                index,
-                digest: first(&digest),
-                initialize: InitializeCache::default(),
-                era: EraCache::default(),
-                shape: Shape::of(route),
-                metadata: metadata::Named::default(),
-                to,
-            })
-        });
+        let routes = config.routes.iter().zip(destinations).zip(grants).enumerate().map(
+            |(index, ((route, to), grants))| {
+                let digest = keys.digest("route", &[route.name.as_bytes()]);
+                Arc::new(Route {
+                    config: route.clone(),
+                    index,
+                    digest: first(&digest),
+                    initialize: InitializeCache::default(),
+                    era: EraCache::default(),
+                    shape: Shape::of(route),
+                    grants,
+                    metadata: metadata::Named::default(),
+                    to,
+                })
+            },
+        );
         Arc::new(App {
             routes: routes.collect(),
             sessions: Table::default(),
@@ -110,7 +124,9 @@ impl App {
             instance_header: HeaderValue::from_str(&instance).unwrap_or(HeaderValue::from_static("unknown")),
             instance,
             directory: Directory::new(&config.callers, &keys),
+            tokens,
             accounts: Accounts::default(),
+            history: Mutex::default(),
             detached: Arc::default(),
             room: Room::default(),
             metrics: Metrics::new(effects.now()),
@@ -181,6 +197,10 @@ pub struct Core {
     pub app: Arc<App>,
     /// One for each route.
     pub endpoints: Vec<Rc<Endpoint>>,
+    /// Where the keys of token issuers are, in the order of [`Verifier::destinations`].
+    pub key_sets: Vec<Rc<Endpoint>>,
+    /// Where tokens for each route's upstream are given.
+    pub grants: Vec<Option<Rc<Endpoint>>>,
     /// What this core has counted.
     pub metrics: Arc<Shard>,
 }
@@ -190,8 +210,14 @@ impl Core {
     pub fn new(app: Arc<App>) -> Rc<Self> {
         let endpoint = |route: &Arc<Route>| Endpoint::new(Arc::clone(&route.to), app.effects);
         let endpoints = app.routes.iter().map(endpoint).collect();
+        let key_sets = app.tokens.iter().flat_map(Verifier::destinations);
+        let key_sets = key_sets.map(|to| Endpoint::new(Arc::clone(to), app.effects)).collect();
+        let granting = |route: &Arc<Route>| {
+            route.grants.as_ref().map(|grants| Endpoint::new(Arc::clone(grants.to()), app.effects))
+        };
+        let grants = app.routes.iter().map(granting).collect();
         let metrics = app.metrics.shard(app.routes.len());
-        Rc::new(Core { app, endpoints, metrics })
+        Rc::new(Core { app, endpoints, key_sets, grants, metrics })
     }
 
     /// This core's connections to a route's upstream.

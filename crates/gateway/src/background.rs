@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use throughline_store::{Changed, Millis, RecordKey};
+use throughline_store::{Changed, Cursor, Millis};
 use tokio::time::MissedTickBehavior;
 
 use crate::app::Core;
@@ -43,7 +43,12 @@ pub async fn run(core: Rc<Core>) {
         end_warm(&core, now);
         catch_up(&core).await;
         release_idle(&core, now).await;
-        page = release_forgotten(&core, page, now).await;
+        // Of several replicas one at a time: each page of records is read by them all in turn.
+        match app.store.turn("release", tick.period()).await {
+            Ok(true) => page = release_forgotten(&core, page, now).await,
+            Ok(false) => {}
+            Err(error) => app.store_failed(StoreOperation::List, &error),
+        }
         if now.0 >= written.0 + millis(touch_every(sessions)) {
             write_use(&core, written).await;
             written = now;
@@ -146,18 +151,17 @@ fn touch_every(sessions: &config::Sessions) -> Duration {
 }
 
 /// The same for a page of records: of sessions that an earlier process left, or that had to leave memory.
-async fn release_forgotten(core: &Rc<Core>, after: Option<RecordKey>, now: Millis) -> Option<RecordKey> {
+async fn release_forgotten(core: &Rc<Core>, after: Option<Cursor>, now: Millis) -> Option<Cursor> {
     let app = &core.app;
     let lapses = millis(app.config.sessions.idle + touch_every(&app.config.sessions));
-    let records = match app.store.list(after, FORGOTTEN_BATCH, now).await {
-        Ok(records) => records,
+    let page = match app.store.list(after, FORGOTTEN_BATCH, now).await {
+        Ok(page) => page,
         Err(error) => {
             app.store_failed(StoreOperation::List, &error);
             return after;
         }
     };
-    let last = records.last().map(|(key, _)| *key).filter(|_| records.len() == FORGOTTEN_BATCH);
-    for (key, stored) in records {
+    for (key, stored) in page.records {
         if stored.touched.0.saturating_add(lapses) <= now.0
             && app.sessions.get(&key).is_none()
             && let Some(session) = session::of_record(app, key, stored)
@@ -165,7 +169,7 @@ async fn release_forgotten(core: &Rc<Core>, after: Option<RecordKey>, now: Milli
             recover::release(core, &session, &Credentials::NONE).await;
         }
     }
-    last
+    page.next
 }
 
 /// Writes down which sessions were used since `since`.

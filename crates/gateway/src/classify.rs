@@ -19,7 +19,7 @@ use throughline_wire::version::{ASSUMED, Era, ProtocolVersion};
 use throughline_wire::{jsonrpc, method};
 use tokio::time::Instant;
 
-use crate::app::{App, Route};
+use crate::app::{App, Core, Route};
 use crate::config::{Answers, Mode};
 use crate::error::Fault;
 use crate::peer::{self, Peer};
@@ -242,7 +242,13 @@ impl From<Fault> for Refused {
 }
 
 /// Reads and checks one HTTP request.
-pub async fn classify(app: &App, peer: Peer, parts: Parts, body: &mut Incoming) -> Result<Arrived, Refused> {
+pub async fn classify(
+    core: &Core,
+    peer: Peer,
+    parts: Parts,
+    body: &mut Incoming,
+) -> Result<Arrived, Refused> {
+    let app = &core.app;
     let began = Instant::now();
     let route = Arc::clone(app.route(parts.uri.path()).ok_or(Fault::NoRoute)?);
     let headers = &parts.headers;
@@ -264,7 +270,8 @@ pub async fn classify(app: &App, peer: Peer, parts: Parts, body: &mut Incoming) 
         return Err(Fault::Method("POST").into());
     }
     let accepts = accepts(&route, headers);
-    let caller = principal::identify(app, &route, peer, &parts, what.held())
+    let caller = principal::recognise(core, &route, peer, &parts, what.held())
+        .await
         .map_err(|fault| Refused { fault, id: what.held().and_then(Held::raw_id).map(str::to_owned) })?;
     let headers = parts.headers;
     Ok(Arrived {
@@ -285,9 +292,15 @@ pub async fn classify(app: &App, peer: Peer, parts: Parts, body: &mut Incoming) 
 /// A message that the gateway made of a request in another form, of a client that can be asked nothing and reads JSON.
 ///
 /// # Errors
-/// As for [`principal::identify`].
-pub fn made(app: &App, route: Arc<Route>, peer: Peer, parts: Parts, what: What) -> Result<Arrived, Fault> {
-    let caller = principal::identify(app, &route, peer, &parts, what.held())?;
+/// As for [`principal::recognise`].
+pub async fn made(
+    core: &Core,
+    route: Arc<Route>,
+    peer: Peer,
+    parts: Parts,
+    what: What,
+) -> Result<Arrived, Fault> {
+    let caller = principal::recognise(core, &route, peer, &parts, what.held()).await?;
     Ok(Arrived {
         peer,
         caller,

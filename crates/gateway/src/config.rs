@@ -12,6 +12,7 @@
 mod admin;
 mod callers;
 mod error;
+mod grant;
 mod overrides;
 mod read;
 mod rest;
@@ -19,6 +20,7 @@ mod schema;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod upstream;
 mod value;
 
@@ -35,9 +37,11 @@ use crate::peer::Network;
 pub use admin::{AdminAddress, AdminToken};
 pub use callers::{ApiKey, CallerProxy, Callers, Conversation, KeyKind};
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
+pub use grant::{Grant, GrantKind, Secret};
 pub use overrides::Overrides;
 pub use rest::{Rest, ToolErrors};
 pub use state::{KeyRingPlace, StoreUrl, default_state_dir};
+pub use tokens::Tokens;
 pub use upstream::{Header, HeaderSource, Proxies, Proxy};
 pub use value::parse_duration;
 
@@ -268,6 +272,8 @@ pub struct Route {
     /// `forward_authorization`: whether the client's `Authorization` is passed on; sessions then belong to
     /// whoever sends the same. Default: no.
     pub forward_authorization: bool,
+    /// `token`: the OAuth tokens that requests to the upstream carry. Default: none.
+    pub token: Option<Grant>,
     /// `mode`: whether sessions are kept. Default [`Mode::Sessions`].
     pub mode: Mode,
     /// `anonymous`: what callers without credentials and session id have in common. Default
@@ -300,7 +306,7 @@ pub struct Route {
 
 impl Route {
     /// A route with the defaults of a file. An empty `name` makes the unnamed route.
-    fn new(name: &str, upstream: Uri) -> Self {
+    pub(crate) fn new(name: &str, upstream: Uri) -> Self {
         Self {
             name: name.to_owned(),
             path: if name.is_empty() { "/mcp".to_owned() } else { format!("/{name}/mcp") },
@@ -311,6 +317,7 @@ impl Route {
             headers: Vec::new(),
             forward_headers: Vec::new(),
             forward_authorization: false,
+            token: None,
             mode: Mode::Sessions,
             anonymous: Anonymous::Isolated,
             answers: Answers::AsUpstream,
@@ -472,7 +479,8 @@ impl Config {
             (route.forward_authorization && name == "authorization")
                 || route.forward_headers.iter().any(|passed| passed == name)
         };
-        let mut secrets = key.into_iter().chain(secret);
+        let token = (!self.callers.tokens.is_empty()).then_some("authorization");
+        let mut secrets = key.into_iter().chain(secret).chain(token);
         secrets.find_map(|name| Some((self.routes.iter().find(|route| passes(route, name))?, name)))
     }
 
@@ -482,7 +490,9 @@ impl Config {
     /// All variables that are not set, or hold what headers cannot carry.
     pub fn resolve(&mut self, env: &dyn Fn(&str) -> Option<String>) -> Result<(), ConfigErrors> {
         let headers = self.routes.iter_mut().flat_map(|route| &mut route.headers);
-        let errors: Vec<_> = headers.filter_map(|header| header.value.resolve(env).err()).collect();
+        let mut errors: Vec<_> = headers.filter_map(|header| header.value.resolve(env).err()).collect();
+        let grants = self.routes.iter_mut().filter_map(|route| route.token.as_mut());
+        errors.extend(grants.filter_map(|grant| grant.resolve(env).err()));
         if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
     }
 

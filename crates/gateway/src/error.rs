@@ -45,8 +45,12 @@ pub enum Fault {
     Rest(&'static str),
     /// The session id is unknown: never issued, expired, deleted, or somebody else's. All the same to the caller.
     SessionUnknown,
-    /// The caller presented no key, or a wrong one.
-    Unauthorized,
+    /// The caller did not prove who it is, or not enough; where it can read how, as a URL.
+    Unauthorized(Denied, Option<Arc<str>>),
+    /// There is no token for the upstream to be had.
+    NoToken,
+    /// Whether a token is good cannot be told: its issuer's keys are not to be had.
+    KeysAway,
     /// No more sessions can be opened now.
     TooManySessions,
     /// As many requests are under way as the limit allows, for this caller or for all.
@@ -127,7 +131,7 @@ impl Fault {
         match self {
             Fault::TooManySessions | Fault::Stopping => Some(5),
             Fault::TooManyRequests => Some(1),
-            Fault::UpstreamAway | Fault::NotBound | Fault::StoreAway => Some(2),
+            Fault::UpstreamAway | Fault::NotBound | Fault::StoreAway | Fault::KeysAway => Some(2),
             _ => None,
         }
     }
@@ -151,7 +155,7 @@ impl Fault {
     /// Value for `WWW-Authenticate`, of a 401 of the gateway's own.
     pub fn challenge(&self) -> Option<HeaderValue> {
         match self {
-            Fault::Unauthorized => Some(HeaderValue::from_static("Bearer realm=\"throughline\"")),
+            Fault::Unauthorized(denied, metadata) => Some(denied.challenge(metadata.as_deref())),
             _ => None,
         }
     }
@@ -189,10 +193,11 @@ impl Fault {
                 code::BUSY,
                 "Too many requests under way; wait for some to end, then try again",
             ),
-            Fault::Unauthorized => row(
-                StatusCode::UNAUTHORIZED,
-                code::SERVER,
-                "Unauthorized: send an API key of this gateway, as x-api-key or as Authorization: Bearer",
+            Fault::Unauthorized(denied, _) => row(denied.status(), code::SERVER, &denied.text()),
+            Fault::KeysAway => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                code::BUSY,
+                "The keys that tokens are checked with cannot be read now; the call was not executed, try again",
             ),
             Fault::Stopping => row(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -340,6 +345,14 @@ impl Fault {
                 "Unauthorized: the server behind the gateway wants credentials".into(),
                 executed(false),
             ),
+            Fault::NoToken => (
+                StatusCode::BAD_GATEWAY,
+                code::UPSTREAM_FAULT,
+                "No token for the server behind the gateway was given; the call was not executed; the gateway's log \
+                 says why"
+                    .into(),
+                executed(false),
+            ),
             Fault::NotBound => (
                 StatusCode::BAD_GATEWAY,
                 code::UPSTREAM_FAULT,
@@ -372,6 +385,58 @@ impl Fault {
             ),
         };
         Row { status, code, text, data }
+    }
+}
+
+/// What was missing in a caller's proof of who it is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Denied {
+    /// Any, or the right one.
+    Key,
+    /// The token is not good; why.
+    Token(&'static str),
+    /// The token does not permit enough; the scopes of which one is needed, separated by spaces.
+    Scope(String),
+}
+
+impl Denied {
+    fn status(&self) -> StatusCode {
+        match self {
+            Denied::Key | Denied::Token(_) => StatusCode::UNAUTHORIZED,
+            Denied::Scope(_) => StatusCode::FORBIDDEN,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Denied::Key => {
+                "Unauthorized: send an API key of this gateway, as x-api-key or as Authorization: Bearer"
+                    .to_owned()
+            }
+            Denied::Token(why) => format!("Unauthorized: {why}"),
+            Denied::Scope(scopes) => format!("Forbidden: the token permits none of these scopes: {scopes}"),
+        }
+    }
+
+    /// RFC 6750, section 3, and RFC 9728, section 5.1.
+    fn challenge(&self, metadata: Option<&str>) -> HeaderValue {
+        let mut text = "Bearer realm=\"throughline\"".to_owned();
+        match self {
+            Denied::Key => {}
+            Denied::Token(why) => text += &format!(", error=\"invalid_token\", error_description=\"{why}\""),
+            Denied::Scope(scopes) => text += &format!(", error=\"insufficient_scope\", scope=\"{scopes}\""),
+        }
+        if let Some(metadata) = metadata {
+            text += &format!(", resource_metadata=\"{metadata}\"");
+        }
+        HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("Bearer realm=\"throughline\""))
+    }
+}
+
+impl Fault {
+    /// A caller that did not prove enough.
+    pub fn unauthorized(denied: Denied) -> Self {
+        Fault::Unauthorized(denied, None)
     }
 }
 

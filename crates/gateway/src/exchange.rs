@@ -23,17 +23,14 @@ pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) ->
     if let Some(asked) = rest::asked(&core.app, parts.uri.path()) {
         return Box::pin(rest::answer(core, peer, asked, parts, body)).await;
     }
-    match classify::classify(&core.app, peer, parts, &mut body).await {
+    match classify::classify(&core, peer, parts, &mut body).await {
         Err(refused) => {
             room::linger(body, &refused.fault);
             tally::refused(&core, reply::fault(&core.app, &refused.fault, refused.id.as_deref()))
         }
         Ok(arrived) => match arrived.on_disconnect() {
             OnDisconnect::Cancel => answer(core, arrived).await,
-            OnDisconnect::KeepReading => {
-                let app = core.app.clone();
-                GoesOn::new(&app, answer(core, arrived)).await
-            }
+            OnDisconnect::KeepReading => GoesOn::new(&core.app.clone(), answer(core, arrived)).await,
         },
     }
 }

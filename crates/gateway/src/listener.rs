@@ -25,7 +25,7 @@ use crate::room::{self, Place, Placed, Taken};
 use crate::tally;
 use crate::tls::Tls;
 use crate::upstream::JSON;
-use crate::{connection, origin, sockets};
+use crate::{connection, origin, sockets, status};
 
 /// Connections that wait to be accepted, per core.
 const BACKLOG: i32 = 1024;
@@ -152,8 +152,10 @@ async fn from_outside(core: Rc<Core>, peer: Peer, mut request: Request<Incoming>
         Ok(origin) => origin,
         Err(fault) => return refuse(&core, &fault, request),
     };
-    if request.uri().path() == "/metrics" && core.app.config.on_loopback() {
-        return scrape(&core, &request);
+    if core.app.config.on_loopback()
+        && let Some(response) = to_people(&core, &request)
+    {
+        return response;
     }
     let Some(origin) = origin else { return exchange(core, peer, request).await };
     let preflight = origin::is_preflight(&request);
@@ -197,12 +199,15 @@ fn sane(core: &Core, request: &mut Request<Incoming>) -> Result<(), Fault> {
     }
 }
 
-/// The counts, for whoever is on this machine: a proxy's clients are not.
-fn scrape(core: &Core, request: &Request<Incoming>) -> Response<ReplyBody> {
-    let app = &core.app;
+/// The counts and the status page, for whoever is on this machine: a proxy's clients are not.
+fn to_people(core: &Core, request: &Request<Incoming>) -> Option<Response<ReplyBody>> {
+    let (app, path) = (&core.app, request.uri().path());
     match *request.method() {
-        _ if principal::is_forwarded(request.headers()) => reply::fault(app, &Fault::NoRoute, None),
-        Method::GET => reply::whole(app, StatusCode::OK, export::CONTENT_TYPE, export::text(app)),
-        _ => reply::fault(app, &Fault::Method("GET"), None),
+        Method::GET if principal::is_forwarded(request.headers()) => None,
+        Method::GET if path == "/metrics" => {
+            Some(reply::whole(app, StatusCode::OK, export::CONTENT_TYPE, export::text(app)))
+        }
+        Method::GET => status::answer(app, path),
+        _ => (path == "/metrics").then(|| reply::fault(app, &Fault::Method("GET"), None)),
     }
 }

@@ -2,6 +2,7 @@
 //! ([`export`]). docs/metrics.md explains every name.
 
 pub mod export;
+pub mod summary;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -241,7 +242,8 @@ impl Shard {
 pub struct Metrics {
     shards: Mutex<Vec<Arc<Shard>>>,
     store_errors: [Count; StoreOperation::ALL.len()],
-    started: Millis,
+    /// When the process started.
+    pub started: Millis,
 }
 
 impl Metrics {
@@ -266,6 +268,11 @@ impl Metrics {
     pub fn store_failed(&self, operation: StoreOperation) {
         self.store_errors[operation as usize].up();
     }
+}
+
+fn sum(shards: &[Arc<Shard>], of: impl Fn(&Shard) -> &Count) -> u64 {
+    // Wrapping: of what goes up on one core and down on another, single shards may stand below zero.
+    shards.iter().fold(0, |sum, shard| sum.wrapping_add(of(shard).get()))
 }
 
 /// The place of a method's name.

@@ -32,6 +32,15 @@ impl EraCache {
         lock(&self.0).as_ref().filter(|(_, until)| now < *until).map(|(probe, _)| *probe)
     }
 
+    /// In a word, for people.
+    pub fn known(&self, now: Millis) -> &'static str {
+        match self.get(now) {
+            Some(Probe::Modern) => "modern",
+            Some(Probe::Legacy) => "legacy",
+            Some(Probe::Inconclusive) | None => "not asked",
+        }
+    }
+
     fn set(&self, probe: Probe, now: Millis) {
         let lasts = match probe {
             Probe::Modern => MODERN_MS,

@@ -18,10 +18,12 @@ use crate::admin;
 use crate::app::{App, Core};
 use crate::config::{AdminAddress, Config, ConfigErrors, KeyRingPlace, StoreUrl, default_state_dir};
 use crate::effects::Effects;
+use crate::grants::Grants;
 use crate::keys::{self, KeysError, LiveKeys};
 use crate::tls::{Tls, TlsError};
+use crate::tokens::Verifier;
 use crate::upstream::destination;
-use crate::{background, listener};
+use crate::{background, listener, status};
 
 /// How long work that no client waits for may go on after the last connection is done.
 pub const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -107,6 +109,9 @@ impl Gateway {
         std::thread::spawn(move || effects.bytes::<1>());
         config.resolve(&|name| std::env::var(name).ok())?;
         let destinations = destination::of_routes(&config)?;
+        let tokens = Verifier::of(&config)?;
+        let grants =
+            config.routes.iter().map(|route| Grants::of(&config, route)).collect::<Result<_, _>>()?;
         let keys = open_keys(&config, effects)?;
         let tls = config.tls.as_ref().map(Tls::load).transpose()?;
         let store = runtime()?.block_on(open_store(&config))?;
@@ -116,7 +121,7 @@ impl Gateway {
         let admin = config.admin.as_ref().map(|at| admin::Door::open(at, &config, effects)).transpose()?;
         let room = Arc::new(Semaphore::new(config.limits.connections + workers));
         config.listen = address;
-        let app = App::new(config, destinations, effects, keys, store);
+        let app = App::new(config, destinations, effects, keys, store, tokens, grants);
         let at = admin.as_ref().map(|door| door.address.clone());
         let mut started = Gateway { address, admin: at, app: Arc::clone(&app), workers: Vec::new() };
         if let Some(door) = admin {
@@ -163,7 +168,7 @@ impl Gateway {
 }
 
 /// An upstream as logs may show it: its query may hold a key.
-fn place(upstream: &http::Uri) -> String {
+pub fn place(upstream: &http::Uri) -> String {
     let authority = upstream.authority().map_or("", |authority| authority.as_str());
     format!("{}://{authority}{}", upstream.scheme_str().unwrap_or("http"), upstream.path())
 }
@@ -202,6 +207,7 @@ impl Worker {
                 .then(|| tokio::task::spawn_local(background::follow(Rc::clone(&core))));
             if self.index == 0 {
                 tokio::task::spawn_local(LiveKeys::watch(Arc::clone(&core.app)));
+                tokio::task::spawn_local(status::sample(Arc::clone(&core.app)));
             }
             tokio::task::spawn_local(tidy_pools(Rc::clone(&core)));
             if let (0, Some(tls)) = (self.index, self.tls.clone()) {
@@ -258,16 +264,17 @@ pub fn state_dir(config: &Config) -> Result<PathBuf, StartError> {
 }
 
 async fn open_store(config: &Config) -> Result<Store, StartError> {
-    match store_dir(config)? {
-        None => Ok(Store::memory()),
-        Some(dir) => Ok(Store::embedded(&dir).await?),
+    match (&config.store, store_dir(config)?) {
+        (StoreUrl::Redis(place), _) => Ok(Store::redis(place).await?),
+        (_, None) => Ok(Store::memory()),
+        (_, Some(dir)) => Ok(Store::embedded(&dir).await?),
     }
 }
 
 /// Where the embedded store lives; None for another store.
 fn store_dir(config: &Config) -> Result<Option<PathBuf>, StartError> {
     match &config.store {
-        StoreUrl::Memory => Ok(None),
+        StoreUrl::Memory | StoreUrl::Redis(_) => Ok(None),
         StoreUrl::Embedded(Some(dir)) => Ok(Some(dir.clone())),
         StoreUrl::Embedded(None) => Ok(Some(state_dir(config)?.join("store"))),
     }

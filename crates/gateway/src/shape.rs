@@ -10,7 +10,7 @@ use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 use throughline_wire::envelope::{self, Envelope, Limits, Message, Outcome};
 use throughline_wire::profile::list::{Listed, Selection, list};
-use throughline_wire::profile::{Profile, UNCHANGED, names, results};
+use throughline_wire::profile::{Changes, Profile, UNCHANGED, names, results};
 use throughline_wire::splice::{Edit, set_member, splice};
 use throughline_wire::{jsonrpc, method};
 
@@ -31,6 +31,8 @@ const MAX_TOOLS: usize = 4096;
 const MAX_NAMES: usize = 4096;
 /// Tool lists of which the log was told.
 const MAX_TOLD: usize = 32;
+/// Tools that a line in the log names.
+const MAX_SHOWN: usize = 20;
 
 /// JSON-RPC 2.0, section 5.1.
 const INVALID_PARAMS: i32 = -32602;
@@ -81,29 +83,39 @@ impl Shape {
             told.push_back(digest);
         }
         let profile = self.profile.name;
-        let changed: Vec<String> =
-            listed.changed.iter().map(|(name, changes)| format!("{}: {changes}", shown(name))).collect();
+        let mut all = Changes::default();
+        for (name, changes) in &listed.changed {
+            all.add(changes);
+            tracing::debug!(route = path, profile, tool = shown(name), %changes, "a tool was rewritten");
+        }
+        let names = listed.changed.iter().map(|(name, _)| shown(name));
         tracing::info!(
             route = path,
             profile,
             tools = listed.tools.len(),
-            changed = changed.join("; "),
+            changed = in_short(names),
+            changes = %all,
             "a tool list was rewritten"
         );
         if !listed.left_out.is_empty() {
-            let names: Vec<String> = listed
-                .left_out
-                .iter()
-                .map(|(name, why)| format!("{} ({})", shown(name), why.as_str()))
-                .collect();
+            let names =
+                listed.left_out.iter().map(|(name, why)| format!("{} ({})", shown(name), why.as_str()));
             tracing::warn!(
                 route = path,
                 profile,
-                left_out = names.join(", "),
+                left_out = in_short(names),
                 "tools are not shown to clients; choose with tools.allow and tools.deny"
             );
         }
     }
+}
+
+/// Some of these names, and how many there are beside.
+fn in_short(names: impl ExactSizeIterator<Item = String>) -> String {
+    let more = names.len().saturating_sub(MAX_SHOWN);
+    let some: Vec<String> = names.take(MAX_SHOWN).collect();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    some.join(", ") + &more
 }
 
 /// Answers a request on a route that changes something.
@@ -149,7 +161,7 @@ async fn tools_list(
     } else {
         tools
     };
-    let digest = first(&core.app.keys.digest("tools", &[&body]));
+    let digest = first(&core.app.keys.digest("tools", &[result_of(&body).unwrap_or_default()]));
     let listed = list(shape.profile, &shape.selection, tools);
     shape.remember(&listed.renamed);
     shape.tell(&arrived.route.config.path, digest, &listed);

@@ -8,8 +8,10 @@
 mod session;
 
 use std::collections::hash_map::RandomState;
+use std::fs::File;
 use std::hash::BuildHasher;
-use std::io;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -32,11 +34,13 @@ pub struct CounterConfig {
     pub session_idle: Option<Duration>,
     /// Which protocol revisions the server speaks.
     pub era: Era,
+    /// A file that each `mark` is written to before it is answered, so that it is known after the process was killed.
+    pub journal: Option<PathBuf>,
 }
 
 impl Default for CounterConfig {
     fn default() -> Self {
-        Self { session_idle: Some(Duration::from_secs(3600)), era: Era::Legacy }
+        Self { session_idle: Some(Duration::from_secs(3600)), era: Era::Legacy, journal: None }
     }
 }
 
@@ -58,7 +62,7 @@ pub enum Era {
 ///
 /// # Errors
 ///
-/// Whatever the listener reports.
+/// Whatever the listener reports, and a journal that cannot be opened.
 pub async fn serve(
     listener: TcpListener,
     config: CounterConfig,
@@ -70,7 +74,7 @@ pub async fn serve(
     sessions.session_config.keep_alive = config.session_idle;
     let sessions = Arc::new(sessions);
 
-    let process = Arc::new(Process::start());
+    let process = Arc::new(Process::start(config.journal.as_deref())?);
     let new_session = move || Ok(Session::new(process.clone(), config.era));
     let mcp = StreamableHttpService::new(new_session, sessions.clone(), transport);
 
@@ -112,17 +116,26 @@ struct Process {
     initialized: AtomicU64,
     /// `increment` calls executed.
     total: AtomicU64,
+    /// `mark` calls executed, of all processes.
+    journal: Option<File>,
 }
 
 impl Process {
-    fn start() -> Self {
-        Self {
+    fn start(journal: Option<&Path>) -> io::Result<Self> {
+        let open = |path| File::options().create(true).append(true).open(path);
+        Ok(Self {
             // The hasher's random keys are the only randomness needed here: no dependency for one number.
             instance: RandomState::new().hash_one(std::process::id()),
             initializes: AtomicU64::new(0),
             initialized: AtomicU64::new(0),
             total: AtomicU64::new(0),
-        }
+            journal: journal.map(open).transpose()?,
+        })
+    }
+
+    /// Writes a line to the journal, if there is one: in one piece, and there once this process is killed.
+    fn write_down(&self, line: &str) -> io::Result<()> {
+        self.journal.as_ref().map_or(Ok(()), |mut file| file.write_all(format!("{line}\n").as_bytes()))
     }
 
     fn count(counter: &AtomicU64) -> u64 {

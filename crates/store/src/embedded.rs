@@ -166,6 +166,7 @@ impl Embedded {
         Stats {
             writes: self.shared.writes.load(Ordering::Relaxed),
             commits: self.shared.commits.load(Ordering::Relaxed),
+            calls: 0,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Why the store could not do what was asked. Cloned to every waiter of a failed commit.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -44,6 +45,72 @@ pub enum StoreError {
         /// What the system said.
         reason: String,
     },
+    /// Redis does not answer, or says that it cannot now. It is tried again in the background.
+    #[error(
+        "{place} is away ({reason}): check that it runs, that it can be reached from here and that it is the master; it is tried again at least once a second"
+    )]
+    Away {
+        /// Which Redis.
+        place: Arc<str>,
+        /// What showed it.
+        reason: Arc<str>,
+    },
+    /// Redis does not accept who we are. It is tried again in the background.
+    #[error(
+        "{place} refuses this gateway ({reason}): check user and password; it is tried again at least once a second, with what its password file says then"
+    )]
+    Refused {
+        /// Which Redis.
+        place: Arc<str>,
+        /// What it said.
+        reason: Arc<str>,
+    },
+    /// Redis knows us, but does not allow this.
+    #[error(
+        "{place} does not allow this gateway what it needs ({reason}): give its user the rights that docs/scaling.md lists"
+    )]
+    Forbidden {
+        /// Which Redis.
+        place: Arc<str>,
+        /// What it said.
+        reason: Arc<str>,
+    },
+    /// Redis has no memory for a write. What is stored can be read.
+    #[error(
+        "{place} has no memory left ({reason}): raise its maxmemory, or shorten sessions.absolute; until then nothing is written"
+    )]
+    OutOfMemory {
+        /// Which Redis.
+        place: Arc<str>,
+        /// What it said.
+        reason: Arc<str>,
+    },
+    /// Redis takes no writes because its disk fails or replicas are missing. What is stored can be read.
+    #[error(
+        "{place} takes no writes ({reason}): look at its log, its disk and its replicas; until then nothing is written"
+    )]
+    NoWrites {
+        /// Which Redis.
+        place: Arc<str>,
+        /// What it said.
+        reason: Arc<str>,
+    },
+    /// Redis answered what it never should.
+    #[error("{place} gave an unexpected answer ({reason}): check that nothing else writes under its prefix")]
+    Unexpected {
+        /// Which Redis.
+        place: Arc<str>,
+        /// What it said.
+        reason: Arc<str>,
+    },
+    /// The address of a Redis can never work as it is.
+    #[error("{place} cannot be used: {reason}")]
+    Unusable {
+        /// Which Redis.
+        place: Arc<str>,
+        /// What is wrong, and what to do.
+        reason: Arc<str>,
+    },
     /// The store was closed, or its writer stopped after an internal error (which was logged).
     #[error(
         "the session store is closed, by a shutdown or an internal error that was logged: restart the gateway"
@@ -52,10 +119,24 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the store is away for now, which it says itself in the log.
+    /// Whether Redis is away, or does not let this gateway do what it needs: the next call will hardly do better.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        false
+        matches!(self, StoreError::Away { .. } | StoreError::Refused { .. } | StoreError::Forbidden { .. })
+    }
+
+    /// What is wrong, without what to do about it.
+    pub(crate) fn brief(&self) -> String {
+        match self {
+            StoreError::Away { place, reason }
+            | StoreError::Refused { place, reason }
+            | StoreError::Forbidden { place, reason }
+            | StoreError::OutOfMemory { place, reason }
+            | StoreError::NoWrites { place, reason }
+            | StoreError::Unexpected { place, reason }
+            | StoreError::Unusable { place, reason } => format!("{place}: {reason}"),
+            other => other.to_string(),
+        }
     }
 
     /// Names `path` as where an error of the file system came from.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::record::{Millis, Record, RecordKey, Stored, Version};
 use crate::rules::{self, Decision};
-use crate::watch::{Changes, Watch};
+use crate::watch::{Changed, Changes, Watch};
 use crate::{Put, Stats};
 
 /// The backend in memory. Clones share the records.
@@ -58,7 +58,7 @@ impl Memory {
                 let version = stored.version;
                 inner.insert(key, stored);
                 // Under the lock, so that signals come in the order of the changes.
-                self.changes.announce(key, version);
+                self.changes.announce(Changed::One(key, version));
                 Put::Stored(version)
             }
         }
@@ -73,7 +73,7 @@ impl Memory {
         if let Some(stored) = rules::bury(current, last, tombstone, now) {
             let version = stored.version;
             inner.insert(key, stored);
-            self.changes.announce(key, version);
+            self.changes.announce(Changed::One(key, version));
         }
         stood
     }
@@ -120,7 +120,7 @@ impl Memory {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        Stats { writes: self.lock().writes, commits: 0 }
+        Stats { writes: self.lock().writes, ..Stats::default() }
     }
 }
 

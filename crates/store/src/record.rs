@@ -30,7 +30,8 @@ impl fmt::Debug for RecordKey {
     }
 }
 
-/// The version of a record, for compare-and-set. Starts at 1 and grows by one with each write.
+/// The version of a record, for compare-and-set. Grows with each write, by one or more, and is at least the time
+/// of the write: so that it grows even where the store has forgotten what stood there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub(crate) u64);
 
@@ -38,8 +39,9 @@ impl Version {
     /// Before the first write.
     pub(crate) const NONE: Version = Version(0);
 
-    pub(crate) fn next(self) -> Version {
-        Version(self.0.saturating_add(1))
+    /// The version of a write at `now` over this one.
+    pub(crate) fn next(self, now: Millis) -> Version {
+        Version(self.0.saturating_add(1).max(now.0))
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) fn put(
         return Decision::Conflict(live.cloned());
     }
     let touched = live.map_or(now, |stored| stored.touched.max(now));
-    Decision::Write(Stored { record, version: last.next(), touched })
+    Decision::Write(Stored { record, version: last.next(now), touched })
 }
 
 /// A tombstone for a record that is not there.
@@ -63,5 +63,5 @@ pub(crate) fn bury(
         tombstone.created = old.created;
         tombstone.expires = tombstone.expires.max(old.expires);
     }
-    Some(Stored { record: tombstone, version: last.next(), touched: now })
+    Some(Stored { record: tombstone, version: last.next(now), touched: now })
 }

@@ -14,6 +14,7 @@ pub(crate) use client::Client;
 pub(crate) use gateway::Gateway;
 pub(crate) use mcp::{Answer, MODERN, Mcp};
 pub(crate) use process::{Process, until};
+pub(crate) use python::command as python_command;
 pub(crate) use upstream::Upstream;
 
 /// Makes a `#[test]` of each function for each upstream that it is to hold for.

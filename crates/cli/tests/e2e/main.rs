@@ -17,6 +17,8 @@ mod demo;
 mod eras;
 mod idless;
 mod kept;
+mod makers;
+mod openapi;
 mod peers;
 mod races;
 mod restored;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use data_encoding::HEXLOWER;
 use http::StatusCode;
 use serde::Serialize;
-use throughline_store::{Kind as RecordKind, Millis, Record, RecordKey, State, StoreError, Stored};
+use throughline_store::{
+    Cursor, Kind as RecordKind, Millis, Page as Records, Record, RecordKey, State, StoreError, Stored,
+};
 
 use crate::app::{App, Core, short};
 use crate::binding::Slot;
@@ -108,19 +110,31 @@ pub async fn list(core: &Core, after: Option<&str>, limit: usize) -> Result<Page
     let app = &core.app;
     let now = app.effects.now();
     let after = after.map(|cursor| open_cursor(app, cursor).ok_or(SessionError::Cursor)).transpose()?;
-    let stored = stored(app, after, limit, now).await?;
-    let last = stored.last().map(|(key, _)| *key).filter(|_| stored.len() == limit);
+    let Records { records, next } = stored(app, after, limit, now).await?;
     let mut found: BTreeMap<RecordKey, Option<View>> =
-        stored.into_iter().map(|(key, stored)| (key, of_record(app, key, &stored, now))).collect();
-    let on_page =
+        records.into_iter().map(|(key, stored)| (key, of_record(app, key, &stored, now))).collect();
+    // What is in memory is newer, and may not be stored yet. A shared store has an order of its own: where that
+    // takes several pages, only what it has is shown.
+    let by_key = [after, next].iter().flatten().all(|cursor| cursor.key().is_some());
+    let (after, last) = (after.and_then(|it| it.key()), next.and_then(|it| it.key()));
+    let between =
         |key: &RecordKey| after.is_none_or(|after| *key > after) && last.is_none_or(|last| *key <= last);
-    // What is in memory is newer, and may not be stored yet.
+    if by_key {
+        found.retain(|key, _| between(key));
+    }
+    let on_page = |key: &RecordKey| if by_key { between(key) } else { found.contains_key(key) };
     for session in app.sessions.select(usize::MAX, |session| on_page(&session.key)) {
         found.insert(session.key, of_session(app, &session, session.used(), now));
     }
-    let rest = found.len() > limit;
-    let page: Vec<_> = found.into_iter().take(limit).collect();
-    let next = page.last().filter(|_| rest || last.is_some()).map(|(key, _)| seal_cursor(app, key));
+    // A page in the order of keys ends where it is full; another is as long as it is.
+    let rest = by_key && found.len() > limit;
+    let page: Vec<_> =
+        if rest { found.into_iter().take(limit).collect() } else { found.into_iter().collect() };
+    let next = match page.last() {
+        Some((key, _)) if rest => Some(Cursor::after(*key)),
+        _ => next,
+    };
+    let next = next.map(|cursor| seal_cursor(app, cursor));
     Ok(Page { sessions: page.into_iter().filter_map(|(_, view)| view).collect(), next })
 }
 
@@ -192,8 +206,8 @@ async fn find(core: &Core, id: &str) -> Result<(Arc<Session>, Millis), SessionEr
     let mut after = None;
     loop {
         let page = stored(app, after, PAGE, app.effects.now()).await?;
-        after = page.last().map(|(key, _)| *key).filter(|_| page.len() == PAGE);
-        for (key, stored) in page {
+        after = page.next;
+        for (key, stored) in page.records {
             let used = stored.touched;
             // What is in memory is newer.
             if is_it(&key)
@@ -213,10 +227,10 @@ async fn find(core: &Core, id: &str) -> Result<(Arc<Session>, Millis), SessionEr
 
 async fn stored(
     app: &App,
-    after: Option<RecordKey>,
+    after: Option<Cursor>,
     limit: usize,
     now: Millis,
-) -> Result<Vec<(RecordKey, Stored)>, SessionError> {
+) -> Result<Records, SessionError> {
     app.store.list(after, limit, now).await.map_err(|error| {
         app.store_failed(StoreOperation::List, &error);
         error.into()
@@ -290,11 +304,11 @@ fn client(params: &str) -> String {
     format!("{} {}", text("name"), text("version")).trim().to_owned()
 }
 
-fn seal_cursor(app: &App, key: &RecordKey) -> String {
-    HEXLOWER.encode(&app.keys.seal_secret(CURSOR, &key.0, app.effects.bytes()))
+fn seal_cursor(app: &App, cursor: Cursor) -> String {
+    HEXLOWER.encode(&app.keys.seal_secret(CURSOR, &cursor.to_bytes(), app.effects.bytes()))
 }
 
-fn open_cursor(app: &App, cursor: &str) -> Option<RecordKey> {
+fn open_cursor(app: &App, cursor: &str) -> Option<Cursor> {
     let sealed = HEXLOWER.decode(cursor.as_bytes()).ok()?;
-    app.keys.open_secret(CURSOR, &sealed)?.try_into().ok().map(RecordKey)
+    Cursor::from_bytes(&app.keys.open_secret(CURSOR, &sealed)?)
 }

@@ -11,8 +11,10 @@ use throughline_wire::profile::list::Selection;
 use toml::de::{DeTable, Error};
 
 use super::callers;
+use super::grant::{self, GRANT};
 use super::read::{Field, Key, Reader};
 use super::rest::REST;
+use super::tokens::TOKENS;
 use super::upstream::{forward_header, header_name, header_value};
 use super::value::{self, show_duration};
 use super::{
@@ -107,6 +109,7 @@ const ROUTE: &[Key<Route>] = &[
     Key::new("headers", |r, f| f.headers(&mut r.headers, header_name, header_value)),
     Key::new("forward_headers", |r, f| f.list(&mut r.forward_headers, "headers", forward_header)),
     Key::new("forward_authorization", |r, f| f.flag(&mut r.forward_authorization)),
+    Key::new("token", |r, f| r.token = Some(grant::read(f))),
     Key::new("mode", |r, f| {
         f.choice(&mut r.mode, &[("sessions", Mode::Sessions), ("stateless", Mode::Stateless)]);
     }),
@@ -159,6 +162,7 @@ pub(super) fn known_keys() -> Vec<String> {
         of("upstream.", ROUTE),
         of("upstream.tools.", TOOLS),
         of("upstream.rest.", REST),
+        of("upstream.token.", GRANT),
         of("upstream.restore.", RESTORE),
         of("tls.", TLS),
         of("limits.", LIMITS),
@@ -166,6 +170,7 @@ pub(super) fn known_keys() -> Vec<String> {
         of("sessions.", SESSIONS),
         of("callers.", callers::CALLERS),
         of("callers.keys.NAME.", callers::KEY),
+        of("callers.tokens.NAME.", TOKENS),
         of("callers.proxy.", callers::PROXY),
         of("callers.conversation.", callers::CONVERSATION),
     ]
@@ -197,6 +202,11 @@ pub(super) fn parse(text: &str, file_name: &str) -> Result<Config, ConfigErrors>
                 "callers.proxy",
                 "nobody is believed as a proxy: set trusted_proxies".to_owned(),
             );
+        }
+        let for_callers = |route: &Route| route.token.as_ref().is_some_and(|token| token.is_for_callers());
+        if config.callers.tokens.is_empty() && config.routes.iter().any(for_callers) {
+            let message = "a token in a caller's name needs the caller's: set callers.tokens";
+            reader.fail(&(0..0), "token.grant", message.to_owned());
         }
         if config.routes.is_empty() {
             let message =
@@ -253,6 +263,13 @@ fn route(name: &str, field: &mut Field<'_, '_>) -> Route {
     }
     if route.profile.is_some_and(|profile| profile.plain_answers) {
         route.answers = Answers::Json;
+    }
+    if route.token.is_some()
+        && (route.forward_authorization || route.headers.iter().any(|h| h.name == AUTHORIZATION))
+    {
+        let message =
+            "the upstream gets an authorization from elsewhere as well: only one of them can arrive";
+        field.fail_inside("token", message.to_owned());
     }
     let is_set = |name: &HeaderName| route.headers.iter().any(|header| header.name == *name);
     if route.forward_authorization && is_set(&AUTHORIZATION) {

@@ -14,6 +14,8 @@ pub enum StoreUrl {
     /// `embedded:DIR` A database file in this directory, which survives a restart of this one node.
     /// `None` (`embedded:`) is the directory `store` in the state directory.
     Embedded(Option<PathBuf>),
+    /// `redis://HOST` and its relatives: a Redis, which several gateways may share.
+    Redis(Box<throughline_store::Place>),
 }
 
 /// Where the key ring is.
@@ -30,7 +32,7 @@ pub enum KeyRingPlace {
 impl StoreUrl {
     /// Whether several gateways may use it at once.
     pub fn is_shared(&self) -> bool {
-        false
+        matches!(self, StoreUrl::Redis(_))
     }
 }
 

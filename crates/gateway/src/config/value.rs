@@ -132,14 +132,19 @@ pub(super) fn store(text: &str) -> Result<StoreUrl, ValueError> {
         ("memory", "") if text.ends_with(':') => Ok(StoreUrl::Memory),
         ("embedded", "") if text.ends_with(':') => Ok(StoreUrl::Embedded(None)),
         ("embedded", dir) if !dir.is_empty() => Ok(StoreUrl::Embedded(Some(directory(dir)?))),
-        // The rest may hold a password.
-        ("redis" | "rediss" | "redis+sentinel" | "redis+cluster", _) => err(format!(
-            "this version has no Redis backend yet, so {scheme}: cannot be used: write memory: or embedded:DIR"
-        )),
-        _ if text.contains('@') => err("is not a store: write memory: or embedded:DIR".to_owned()),
-        _ => err(format!("{text:?} is not a store: write memory: or embedded:DIR")),
+        // The rest may hold a password, so that nothing of it is shown.
+        _ if scheme.starts_with("redis") || text.contains(',') => match throughline_store::Place::parse(text)
+        {
+            Ok(place) => Ok(StoreUrl::Redis(Box::new(place))),
+            Err(error) => err(error.to_string()),
+        },
+        _ if text.contains('@') => err(format!("is not a store: {STORES}")),
+        _ => err(format!("{text:?} is not a store: {STORES}")),
     }
 }
+
+/// What to write instead of what is no store.
+const STORES: &str = "write memory:, embedded:DIR or redis://HOST";
 
 /// An upstream's URL.
 pub(super) fn upstream(text: &str) -> Result<Uri, ValueError> {
@@ -273,16 +278,18 @@ mod tests {
         assert_eq!("embedded:".parse(), Ok(StoreUrl::Embedded(None)));
         assert_eq!("embedded:/var/lib/tl".parse(), Ok(embedded("/var/lib/tl")));
         assert_eq!("embedded:C:\\tl".parse(), Ok(embedded("C:\\tl")));
+        for text in ["rediss://:secret@h:6380/1", "h:6380,password=secret,ssl=True,defaultDatabase=1"] {
+            let Ok(StoreUrl::Redis(place)) = text.parse() else { panic!("{text} is no Redis") };
+            assert_eq!(place.to_string(), "rediss://h:6380/1");
+        }
         for (text, message) in [
-            ("", "\"\" is not a store: write memory: or embedded:DIR"),
-            ("memory", "\"memory\" is not a store: write memory: or embedded:DIR"),
-            ("memory:x", "\"memory:x\" is not a store: write memory: or embedded:DIR"),
-            ("postgres://u:secret@h/", "is not a store: write memory: or embedded:DIR"),
+            ("", "\"\" is not a store: write memory:, embedded:DIR or redis://HOST"),
+            ("memory", "\"memory\" is not a store: write memory:, embedded:DIR or redis://HOST"),
+            ("memory:x", "\"memory:x\" is not a store: write memory:, embedded:DIR or redis://HOST"),
+            ("postgres://u:secret@h/", "is not a store: write memory:, embedded:DIR or redis://HOST"),
             ("embedded:~/tl", "\"~/tl\": ~ does not stand for the home directory here: write the whole path"),
-            (
-                "redis+sentinel://:secret@h/0",
-                "this version has no Redis backend yet, so redis+sentinel: cannot be used: write memory: or embedded:DIR",
-            ),
+            ("redis://:secret@h:x", "a port is not a number from 1 to 65535"),
+            ("h:x,password=secret", "a port is not a number from 1 to 65535"),
         ] {
             assert_eq!(text.parse::<StoreUrl>().unwrap_err().to_string(), message);
         }

@@ -66,7 +66,7 @@ pub async fn answer(
     if let Some(shown) = page::page(&core.app, &asked, &parts.method) {
         return shown;
     }
-    match read::read(&core.app, peer, asked, parts, &mut body).await {
+    match read::read(&core, peer, asked, parts, &mut body).await {
         Err(fault) => {
             room::linger(body, &fault);
             tally::refused(&core, finished(Plain::fault(&fault), reply::empty(&core.app, StatusCode::OK)))

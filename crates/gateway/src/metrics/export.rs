@@ -10,9 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{
-    BOUNDS, CLASSES, Count, ERAS, Histogram, NAMES, RouteCounts, SIGNS, Shard, StoreOperation, label,
-};
+use super::{BOUNDS, CLASSES, ERAS, Histogram, NAMES, RouteCounts, SIGNS, Shard, StoreOperation, label, sum};
 use crate::app::App;
 use crate::session::{Kind, lock};
 
@@ -189,6 +187,13 @@ impl Scrape {
                 .encode_family(&[("operation", operation.as_str())])?
                 .encode_counter::<NoLabelSet, _, u64>(&count.get(), None)?;
         }
+        let away = u64::from(self.0.store.trouble().is_some());
+        out.begin("store_away", "Whether the session store cannot be used now", MetricType::Gauge)?
+            .encode_gauge(&away)?;
+        let mut unstored = 0_u64;
+        self.0.sessions.for_each(|session| unstored += u64::from(session.is_unstored()));
+        out.begin("sessions_unstored", "Sessions of which the store lacks something", MetricType::Gauge)?
+            .encode_gauge(&unstored)?;
         let stats = self.0.store.stats();
         out.begin("store_writes", "Writes to the session store", MetricType::Counter)?
             .encode_counter::<NoLabelSet, _, u64>(&stats.writes, None)?;
@@ -211,11 +216,6 @@ impl Out<'_, '_> {
     ) -> Result<MetricEncoder<'s>, fmt::Error> {
         self.encoder.encode_descriptor(name, help, None, kind)
     }
-}
-
-fn sum(shards: &[Arc<Shard>], of: impl Fn(&Shard) -> &Count) -> u64 {
-    // Wrapping: of what goes up on one core and down on another, single shards may stand below zero.
-    shards.iter().fold(0, |sum, shard| sum.wrapping_add(of(shard).get()))
 }
 
 /// A counter that appears with its first count: most of the combinations never happen.

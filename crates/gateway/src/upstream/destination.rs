@@ -74,6 +74,14 @@ pub fn of_routes(config: &Config) -> Result<Vec<Arc<Destination>>, ConfigErrors>
 type Wrong = (&'static str, String);
 
 impl Destination {
+    /// Of something that is no upstream: an issuer's keys, say.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, or with the system's roots.
+    pub fn of_url(config: &Config, url: Uri) -> Result<Self, String> {
+        Self::of_route(config, &Route::new("", url), &mut SystemRoots(None)).map_err(|(_, message)| message)
+    }
+
     fn of_route(config: &Config, route: &Route, system: &mut SystemRoots) -> Result<Self, Wrong> {
         let uri = route.upstream.clone();
         let is_https = uri.scheme_str() == Some("https");

@@ -10,6 +10,7 @@ pub(crate) mod h2;
 pub(crate) mod http;
 mod logs;
 mod mcp;
+mod redis;
 mod server;
 pub(crate) mod tls;
 mod upstream;
@@ -24,6 +25,7 @@ pub(crate) use front::{Certificates, Fate, Front};
 pub(crate) use gateway::{Clock, Gw};
 pub(crate) use logs::{capacity as log_capacity, holds as logged, lines};
 pub(crate) use mcp::{Session, call, initialize_body, request};
+pub(crate) use redis::Redis;
 pub(crate) use server::Answers;
 pub(crate) use upstream::{Answer, Events, Request, Upstream, json, refused, rpc_error, sse};
 

@@ -5,8 +5,8 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::http::request::Parts;
@@ -37,6 +37,7 @@ pub(super) struct Session {
     process: Arc<Process>,
     era: Era,
     value: AtomicI64,
+    first_mark: OnceLock<String>,
     subscribed: AtomicBool,
     /// The least severe [`LoggingLevel`] that the client wants to hear of, as its number.
     log_level: AtomicU8,
@@ -48,6 +49,7 @@ impl Session {
             process,
             era,
             value: AtomicI64::new(0),
+            first_mark: OnceLock::new(),
             subscribed: AtomicBool::new(false),
             log_level: AtomicU8::new(LoggingLevel::Debug as u8),
         }
@@ -69,6 +71,12 @@ struct Increment {
 
 fn one() -> i64 {
     1
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Mark {
+    /// What to note.
+    key: String,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -130,6 +138,16 @@ impl Session {
     #[tool(annotations(read_only_hint = true))]
     fn total(&self) -> CallToolResult {
         number("total", self.process.total.load(Ordering::Relaxed))
+    }
+
+    /// Notes a key, for good where the server keeps a journal, and returns the first key of this session.
+    #[tool(annotations(destructive_hint = false, idempotent_hint = false))]
+    fn mark(&self, Parameters(Mark { key }): Parameters<Mark>) -> Result<CallToolResult, ErrorData> {
+        self.process
+            .write_down(&key)
+            .map_err(|error| ErrorData::internal_error(format!("the journal: {error}"), None))?;
+        let first = self.first_mark.get_or_init(|| key);
+        Ok(CallToolResult::structured(json!({ "first": first })))
     }
 
     /// Waits, and tells every 100 ms how long it has been waiting if the caller gave a progress token.

@@ -62,6 +62,19 @@ fn each_session_counts_for_itself() {
 }
 
 #[test]
+fn marks_are_in_the_journal_before_they_are_answered() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let journal = dir.path().join("journal");
+    let server = Counter::start(CounterConfig { journal: Some(journal.clone()), ..CounterConfig::default() });
+    let (one, other) = (server.connect(), server.connect());
+    for (client, key, first) in [(&one, "a1", "a1"), (&one, "a2", "a1"), (&other, "b1", "b1")] {
+        assert_eq!(client.call("mark", json!({ "key": key })), json!({ "first": first }));
+        let written = std::fs::read_to_string(&journal).expect("the journal");
+        assert_eq!(written.lines().last(), Some(key));
+    }
+}
+
+#[test]
 fn the_session_tool_tells_processes_and_handshakes_apart() {
     let server = Counter::start(CounterConfig::default());
     let client = server.connect();

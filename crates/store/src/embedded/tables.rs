@@ -8,6 +8,7 @@ use super::frame::{self, Frame};
 use crate::Put;
 use crate::record::{Millis, Record, RecordKey, Stored, Version};
 use crate::rules::{self, Decision};
+use crate::watch::Changed;
 
 type Key = &'static [u8; 16];
 
@@ -26,7 +27,7 @@ pub(super) struct Tables<'txn> {
     expiry: Table<'txn, (u64, Key), ()>,
     touches: Table<'txn, Key, u64>,
     /// What is to be announced after the commit.
-    pub(super) changed: Vec<(RecordKey, Version)>,
+    pub(super) changed: Vec<Changed>,
 }
 
 /// What stands at a key.
@@ -65,7 +66,7 @@ impl<'txn> Tables<'txn> {
             }
             Decision::Write(stored) => {
                 self.write(key, &stored, standing.expires)?;
-                self.changed.push((key, stored.version));
+                self.changed.push(Changed::One(key, stored.version));
                 Ok(Put::Stored(stored.version))
             }
         }
@@ -81,7 +82,7 @@ impl<'txn> Tables<'txn> {
         let Standing { stored, version, expires } = self.standing(key)?;
         if let Some(buried) = rules::bury(stored.as_ref(), version, tombstone, now) {
             self.write(key, &buried, expires)?;
-            self.changed.push((key, buried.version));
+            self.changed.push(Changed::One(key, buried.version));
         }
         Ok(stored.filter(|stored| stored.lives(now)))
     }

@@ -14,8 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::tables::Tables;
 use super::{Handle, Shared, file};
 use crate::StoreError;
-use crate::record::{Millis, RecordKey, Version};
-use crate::watch::Changes;
+use crate::record::{Millis, RecordKey};
+use crate::watch::{Changed, Changes};
 
 /// Writes that share one commit at most: what the first of them waits for stays short.
 const BATCH: usize = 1024;
@@ -168,8 +168,8 @@ impl Writer {
             self.shared.forget_touches(&touches);
             self.shared.commits.fetch_add(1, Ordering::Relaxed);
             self.shared.writes.fetch_add(jobs.len() as u64, Ordering::Relaxed);
-            for (key, version) in changed {
-                self.shared.changes.announce(key, version);
+            for one in changed {
+                self.shared.changes.announce(one);
             }
         });
         if let Err(error) = &result {
@@ -185,12 +185,12 @@ impl Writer {
         ControlFlow::Continue(result)
     }
 
-    /// The transaction itself; returns the keys that changed. An error anywhere undoes all of it.
+    /// The transaction itself; returns what changed. An error anywhere undoes all of it.
     fn transact(
         &self,
         jobs: &mut [Box<dyn Job>],
         touches: &[(RecordKey, Millis)],
-    ) -> Result<Vec<(RecordKey, Version)>, StoreError> {
+    ) -> Result<Vec<Changed>, StoreError> {
         if matches!(*self.shared.handle(), Handle::Failed(_)) {
             self.reopen();
         }
@@ -200,7 +200,7 @@ impl Writer {
             Handle::Failed(error) => return Err(error.clone()),
             Handle::Closed => return Err(StoreError::Closed),
         };
-        let transact = || -> Result<Vec<(RecordKey, Version)>, redb::Error> {
+        let transact = || -> Result<Vec<Changed>, redb::Error> {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(redb::Durability::Immediate)?;
             let mut tables = Tables::open(&transaction)?;

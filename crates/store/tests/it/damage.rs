@@ -20,7 +20,7 @@ async fn filled(dir: &Path) -> HashMap<RecordKey, Record> {
             _ => {}
         }
     }
-    let listed = store.list(None, usize::MAX, NOW).await.unwrap();
+    let listed = store.list(None, usize::MAX, NOW).await.unwrap().records;
     assert_eq!(listed.len(), RECORDS as usize);
     store.close().await.unwrap();
     listed.into_iter().map(|(key, stored)| (key, stored.record)).collect()
@@ -30,7 +30,7 @@ async fn filled(dir: &Path) -> HashMap<RecordKey, Record> {
 /// later copy has left no trace, a salvage cannot know better.
 async fn readable(dir: &Path, written: &HashMap<RecordKey, Record>) -> usize {
     let store = Store::embedded(dir).await.unwrap();
-    let listed = store.list(None, usize::MAX, NOW).await.unwrap();
+    let listed = store.list(None, usize::MAX, NOW).await.unwrap().records;
     for (found, stored) in &listed {
         let n = u32::from_be_bytes(*found.0.first_chunk().unwrap());
         let sound = stored.record == written[found] || stored.record == record(n);
@@ -71,7 +71,7 @@ async fn a_salvage_of_a_sound_file_keeps_everything() {
         assert_eq!(salvaged.moved_to, dir.path().join(format!("sessions.redb.damaged-{n}")));
     }
     let store = Store::embedded(dir.path()).await.unwrap();
-    let listed = store.list(None, usize::MAX, NOW).await.unwrap();
+    let listed = store.list(None, usize::MAX, NOW).await.unwrap().records;
     let kept: HashMap<_, _> = listed.into_iter().map(|(key, stored)| (key, stored.record)).collect();
     assert_eq!(kept, written);
     store.close().await.unwrap();
@@ -164,7 +164,7 @@ async fn a_record_that_cannot_be_read_is_absent_until_it_is_put_anew() {
 
     let store = Store::embedded(dir.path()).await.unwrap();
     assert_eq!(get(&store, key(2)).await, None);
-    assert_eq!(store.list(None, usize::MAX, NOW).await.unwrap().len(), RECORDS as usize - 1);
+    assert_eq!(store.list(None, usize::MAX, NOW).await.unwrap().records.len(), RECORDS as usize - 1);
     let version = get(&store, key(3)).await.unwrap().version;
     let conflict = put(&store, key(2), Some(version), record(1)).await;
     assert_eq!(conflict, Put::Conflict(None));

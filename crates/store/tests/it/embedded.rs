@@ -84,7 +84,7 @@ async fn writes_in_flight_share_commits() {
     let stats = store.stats();
     assert_eq!(stats.writes, u64::from(WRITES));
     assert!(stats.commits <= 200, "{} commits", stats.commits);
-    assert_eq!(store.list(None, 10_000, NOW).await.unwrap().len(), WRITES as usize);
+    assert_eq!(store.list(None, 10_000, NOW).await.unwrap().records.len(), WRITES as usize);
 }
 
 #[tokio::test]
@@ -115,7 +115,7 @@ fn several_runtimes_use_one_store() {
             });
         }
     });
-    let listed = runtime().block_on(store.list(None, 1000, NOW)).unwrap();
+    let listed = runtime().block_on(store.list(None, 1000, NOW)).unwrap().records;
     assert_eq!(listed.len(), 200);
 }
 

@@ -11,6 +11,7 @@ mod contract;
 mod damage;
 mod embedded;
 mod kill;
+mod servers;
 
 use throughline_store::{
     Binding, Kind, Millis, Put, Record, RecordKey, RestoreStep, State, Store, Stored, Version,

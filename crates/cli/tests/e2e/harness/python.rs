@@ -10,3 +10,11 @@ pub(crate) fn fixture(environment: &str, script: &str) -> Vec<OsString> {
     let interpreter = setup::installed(environment).join("bin/python");
     vec![interpreter.into(), setup::script("python").join(script).into()]
 }
+
+/// A command of one of the environments, with a script of `tests/python`.
+pub(crate) fn command(environment: &str, script: &str) -> std::process::Command {
+    let words = fixture(environment, script);
+    let mut command = std::process::Command::new(&words[0]);
+    command.args(&words[1..]);
+    command
+}

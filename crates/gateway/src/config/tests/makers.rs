@@ -5,6 +5,19 @@ use throughline_wire::profile::list::Selection;
 
 use super::*;
 
+mod tokens;
+
+/// A route of the example without what has no default.
+pub(super) fn without_examples(route: &Route) -> Route {
+    Route {
+        profile: None,
+        answers: Answers::AsUpstream,
+        tools: Selection::default(),
+        token: None,
+        ..route.clone()
+    }
+}
+
 #[test]
 fn a_profile_is_named_and_answers_in_json() {
     let route = |text: &str| Config::parse(&format!("{UPSTREAM}{text}"), "t.toml").unwrap().routes.remove(0);

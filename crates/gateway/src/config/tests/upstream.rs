@@ -42,6 +42,7 @@ pub(super) fn files_of_every_key() -> Route {
         profile: None,
         tools: Default::default(),
         rest: Default::default(),
+        token: None,
     }
 }
 

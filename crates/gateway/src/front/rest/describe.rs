@@ -8,6 +8,7 @@ use throughline_wire::profile::{OPENAPI_3_1, SWAGGER_2_0};
 use crate::app::App;
 use crate::classify::Arrived;
 use crate::config::ToolErrors;
+use crate::urls::escaped;
 
 /// Which description.
 #[derive(Clone, Copy)]
@@ -281,16 +282,4 @@ fn operation(name: &str, taken: &mut HashSet<String>) -> String {
         number += 1;
     }
     operation
-}
-
-/// A name as one segment of a path (RFC 3986, section 3.3).
-fn escaped(name: &str) -> String {
-    let mut escaped = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => escaped.push(byte as char),
-            _ => escaped.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    escaped
 }

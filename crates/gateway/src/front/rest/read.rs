@@ -13,10 +13,11 @@ use throughline_wire::{jsonrpc, method};
 
 use super::Asked;
 use super::describe::Document;
-use crate::app::App;
+use crate::app::{App, Core};
 use crate::classify::{self, Arrived, What};
 use crate::error::Fault;
 use crate::peer::Peer;
+use crate::urls::unescaped;
 
 /// The member of a body, and the parameter of a query, that names a session.
 const SESSION_ID: &str = "sessionId";
@@ -50,12 +51,13 @@ pub(super) enum Wanted {
 
 /// Reads a request.
 pub(super) async fn read(
-    app: &App,
+    core: &Core,
     peer: Peer,
     asked: Asked,
     mut parts: Parts,
     body: &mut Incoming,
 ) -> Result<Call, Fault> {
+    let app = &core.app;
     let body = match parts.method {
         Method::POST => json_body(app, &parts.headers, body).await?,
         _ => Bytes::new(),
@@ -113,7 +115,7 @@ pub(super) async fn read(
         Wanted::End => What::Close,
         _ => classify::what(app, message)?,
     };
-    let arrived = classify::made(app, asked.route, peer, parts, what)?;
+    let arrived = classify::made(core, asked.route, peer, parts, what).await?;
     Ok(Call { arrived, wanted })
 }
 
@@ -215,23 +217,4 @@ fn hold(headers: &mut HeaderMap, id: &str) -> Result<(), Fault> {
 fn parameter(query: &str, name: &str) -> Option<String> {
     let value = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(found, _)| *found == name)?.1;
     unescaped(&value.replace('+', " "))
-}
-
-/// A part of a URL without its escapes (RFC 3986, section 2.1).
-fn unescaped(text: &str) -> Option<String> {
-    let mut bytes = text.bytes();
-    let mut plain = Vec::with_capacity(text.len());
-    while let Some(byte) = bytes.next() {
-        plain.push(match byte {
-            b'%' => {
-                let digits = [bytes.next()?, bytes.next()?];
-                // `from_str_radix` alone would take a sign.
-                let digits =
-                    std::str::from_utf8(&digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
-                u8::from_str_radix(digits, 16).ok()?
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(plain).ok()
 }
