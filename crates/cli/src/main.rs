@@ -5,6 +5,7 @@
 mod admin;
 mod connector;
 mod demo;
+mod doctor;
 mod keys;
 mod logging;
 mod manual;
@@ -37,6 +38,8 @@ enum Command {
     CheckConfig(serve::CheckArguments),
     /// Write the custom connector by which Copilot Studio and Power Platform reach a gateway.
     Connector(connector::Arguments),
+    /// Say what an MCP server is, and what each kind of client will meet there.
+    Doctor(doctor::Arguments),
     /// See the sessions of a running gateway, and remove them.
     Sessions(sessions::Arguments),
     /// Make a key ring, or a new key in one.
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Demo => demo::run(),
         Command::CheckConfig(arguments) => serve::check(&arguments),
         Command::Connector(arguments) => connector::run(&arguments),
+        Command::Doctor(arguments) => return doctor::run(&arguments),
         Command::Sessions(arguments) => sessions::run(arguments),
         Command::Keys(arguments) => keys::run(arguments),
         Command::Completions(arguments) => manual::completions(&arguments),

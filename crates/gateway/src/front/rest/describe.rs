@@ -19,6 +19,29 @@ pub(super) enum Document {
     Swagger,
 }
 
+/// What callers prove themselves with; one of them will do.
+struct Security {
+    keys: bool,
+    tokens: bool,
+}
+
+impl Security {
+    /// The schemes, with this one for tokens, and what is needed; None where nothing is.
+    fn said(&self, token: Value) -> Option<(Value, Value)> {
+        let (mut schemes, mut needed) = (Map::new(), Vec::new());
+        if self.keys {
+            schemes
+                .insert("key".to_owned(), json!({ "type": "apiKey", "in": "header", "name": "x-api-key" }));
+            needed.push(json!({ "key": [] }));
+        }
+        if self.tokens {
+            schemes.insert("token".to_owned(), token);
+            needed.push(json!({ "token": [] }));
+        }
+        (!needed.is_empty()).then(|| (schemes.into(), needed.into()))
+    }
+}
+
 /// Longest name of an operation, in characters.
 const MAX_OPERATION: usize = 64;
 
@@ -62,10 +85,10 @@ pub(super) fn document(app: &App, arrived: &Arrived, document: Document, tools: 
         })
     });
     let tools: Vec<Tool> = tools.collect();
-    let has_keys = !app.config.callers.keys.is_empty();
+    let security = Security { keys: !app.config.callers.keys.is_empty(), tokens: app.tokens.is_some() };
     match document {
-        Document::OpenApi => openapi(&base, &below, info, &tools, errors, has_keys),
-        Document::Swagger => swagger(&base, &below, info, &tools, errors, has_keys),
+        Document::OpenApi => openapi(&base, &below, info, &tools, errors, &security),
+        Document::Swagger => swagger(&base, &below, info, &tools, errors, &security),
     }
 }
 
@@ -75,7 +98,7 @@ fn openapi(
     info: Value,
     tools: &[Tool],
     errors: ToolErrors,
-    has_keys: bool,
+    security: &Security,
 ) -> Value {
     let content = |schema: Value| json!({ "application/json": { "schema": schema } });
     let schema = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
@@ -128,10 +151,10 @@ fn openapi(
         "paths": paths,
         "components": { "schemas": shapes() },
     });
-    if has_keys {
-        document["components"]["securitySchemes"] =
-            json!({ "key": { "type": "apiKey", "in": "header", "name": "x-api-key" } });
-        document["security"] = json!([{ "key": [] }]);
+    let token = json!({ "type": "http", "scheme": "bearer", "bearerFormat": "JWT" });
+    if let Some((schemes, needed)) = security.said(token) {
+        document["components"]["securitySchemes"] = schemes;
+        document["security"] = needed;
     }
     document
 }
@@ -142,7 +165,7 @@ fn swagger(
     info: Value,
     tools: &[Tool],
     errors: ToolErrors,
-    has_keys: bool,
+    security: &Security,
 ) -> Value {
     let schema = |name: &str| json!({ "$ref": format!("#/definitions/{name}") });
     let error =
@@ -204,10 +227,11 @@ fn swagger(
         "paths": paths,
         "definitions": shapes(),
     });
-    if has_keys {
-        document["securityDefinitions"] =
-            json!({ "key": { "type": "apiKey", "in": "header", "name": "x-api-key" } });
-        document["security"] = json!([{ "key": [] }]);
+    // 2.0 has no word for a bearer token but OAuth's, which would need the endpoints.
+    let token = json!({ "type": "apiKey", "in": "header", "name": "Authorization" });
+    if let Some((schemes, needed)) = security.said(token) {
+        document["securityDefinitions"] = schemes;
+        document["security"] = needed;
     }
     document
 }
