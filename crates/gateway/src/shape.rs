@@ -130,7 +130,8 @@ pub async fn request(
         method::TOOLS_LIST => tools_list(core, arrived, held, shape).await,
         method::TOOLS_CALL => {
             let answered = tools_call(core, arrived, held, shape).await;
-            if !shape.profile.plain_answers {
+            // Later revisions say with the status what their clients have to do.
+            if !shape.profile.plain_answers || arrived.is_modern() {
                 return answered;
             }
             plain(core, held, answered, limit).await
@@ -157,7 +158,7 @@ async fn tools_list(
     let Some((tools, mut result)) = page(&body) else { return Ok(reply::with_body(response, body)) };
     let tools = if shape.profile.tools.is_some() {
         let cursor = result.shift_remove("nextCursor");
-        further(core, arrived, held.raw_params(), tools, cursor).await?
+        further(core, arrived, held.raw_params(), (tools, body.len()), cursor).await?
     } else {
         tools
     };
@@ -192,12 +193,13 @@ async fn further(
     core: &Rc<Core>,
     arrived: &Arrived,
     params: Option<&[u8]>,
-    mut tools: Vec<Value>,
+    (mut tools, mut read): (Vec<Value>, usize),
     mut cursor: Option<Value>,
 ) -> Result<Vec<Value>, Fault> {
     let limit = core.app.config.limits.answer_bytes;
     for _ in 1..MAX_PAGES {
-        let Some(at) = cursor.filter(|cursor| cursor.is_string() && tools.len() < MAX_TOOLS) else { break };
+        let more = tools.len() < MAX_TOOLS && read < limit;
+        let Some(at) = cursor.filter(|cursor| cursor.is_string() && more) else { break };
         let params = params.unwrap_or(b"{}");
         let at = at.to_string();
         let edit = set_member(params, &(0..params.len()), "cursor", at.as_bytes())?;
@@ -206,6 +208,7 @@ async fn further(
         let Some(held) = sibling.held() else { break };
         let answered = carry(core, &sibling, held).await?;
         let (_, body) = reply::gathered(answered, limit).await?;
+        read += body.len();
         // A page that is not to be had leaves the list short, which is better than none.
         let Some((more, mut result)) = page(&body) else { break };
         tools.extend(more);

@@ -113,6 +113,10 @@ impl Verifier {
         }
         let (index, issuer) = self.issuer_of(token)?;
         let header = decode_header(token).map_err(|_| denied("the token is not a JWT that can be read"))?;
+        // What its issuer says must be understood is not understood here (RFC 7515, 4.1.11).
+        if header.crit.is_some() {
+            return Err(denied("the token needs an extension that is not known here"));
+        }
         let (key, generation) = issuer.keys.find(core, index, header.kid.as_deref(), header.alg).await?;
         let claims = claims_of(token, &key, header.alg)?;
         let (verified, expires) = issuer.judge(&claims, now)?;

@@ -150,8 +150,9 @@ async fn list(
     member: &str,
 ) -> Result<Result<Vec<Value>, Answered>, Fault> {
     let mut page = sent(core, arrived).await?;
-    let mut entries = Vec::new();
+    let (mut entries, mut read) = (Vec::new(), 0);
     for turn in 0..MAX_PAGES {
+        read += page.body.len();
         let Some(mut result) = plain::result_of(&page) else {
             // Of a list that has begun, what is there is better than nothing.
             return Ok(if turn == 0 { Err(page) } else { Ok(entries) });
@@ -161,7 +162,7 @@ async fn list(
         }
         let cursor = result.shift_remove("nextCursor").filter(Value::is_string);
         let (Some(cursor), Some(held)) = (cursor, arrived.held()) else { break };
-        if entries.len() >= MAX_ENTRIES {
+        if entries.len() >= MAX_ENTRIES || read >= core.app.config.limits.answer_bytes {
             break;
         }
         let params = json!({ "cursor": cursor }).to_string();

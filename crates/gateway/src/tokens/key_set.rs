@@ -22,7 +22,7 @@ use crate::upstream::destination::Destination;
 use crate::upstream::http::{Endpoint, read_whole};
 use crate::upstream::{self, AGENT, JSON};
 
-/// After so long keys are fetched again, beside the requests that they still serve.
+/// After so long keys are fetched again, by one request; the others go on with the old ones.
 const OLD_MS: u64 = 3_600_000;
 /// After so long keys that could not be fetched again are not believed any more.
 const TOO_OLD_MS: u64 = 24 * OLD_MS;

@@ -230,6 +230,11 @@ fn tokens_that_are_not_good_are_refused_and_the_challenge_says_why() {
             key.sign_as(&RSA_PSS_SHA256, header("PS256", "strict"), &good),
             "not for",
         ),
+        (
+            "critical",
+            key.sign(json!({ "alg": "RS256", "kid": "k1", "crit": ["exp"] }), &good),
+            "needs an extension",
+        ),
         ("tampered", tampered, "signature"),
         ("cut", key.token(&good)[..key.token(&good).len() - 8].to_owned(), "signature"),
         ("no JSON", "eyJ.eyJ.x".to_owned(), "can be read"),
