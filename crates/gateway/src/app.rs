@@ -64,6 +64,7 @@ pub struct App {
     stopping: watch::Sender<bool>,
     /// The same, where it is asked often.
     is_stopping: AtomicBool,
+    is_leaving: AtomicBool,
     next_id: AtomicU64,
 }
 
@@ -132,6 +133,7 @@ impl App {
             metrics: Metrics::new(effects.now()),
             stopping: watch::Sender::new(false),
             is_stopping: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
             next_id: AtomicU64::new(1),
             config,
             effects,
@@ -156,8 +158,19 @@ impl App {
         self.is_stopping.load(Ordering::Acquire)
     }
 
+    /// Whether readiness is false: the process is about to stop, or stopping.
+    pub fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Acquire)
+    }
+
+    /// Makes readiness false, and goes on otherwise.
+    pub fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Release);
+    }
+
     /// Makes readiness false, ends standing streams and refuses new bindings.
     pub fn stop(&self) {
+        self.leave();
         // First the flag: who was woken by the signal finds it set.
         self.is_stopping.store(true, Ordering::Release);
         self.stopping.send_replace(true);

@@ -202,6 +202,9 @@ pub struct Timeouts {
     /// `timeouts.answer_write`: how long a client may take nothing of the answer that is there for it, before it is
     /// cut off. Default 60 s.
     pub answer_write: Duration,
+    /// `timeouts.drain`: how long the gateway goes on after a signal to stop while it is no longer ready, since load
+    /// balancers hear of the end late. Default: not at all.
+    pub drain: Duration,
     /// `timeouts.shutdown`: how long requests in flight may go on after a signal to stop. Default 20 s, which is
     /// within the 30 s that Kubernetes allows.
     pub shutdown: Duration,
@@ -215,6 +218,7 @@ impl Default for Timeouts {
             call: hours(1),
             request_read: Duration::from_secs(75),
             answer_write: minutes(1),
+            drain: Duration::ZERO,
             shutdown: Duration::from_secs(20),
         }
     }

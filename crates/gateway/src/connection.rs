@@ -24,6 +24,8 @@ use crate::room::Taken;
 use crate::tally;
 use crate::tls::{self, Tls};
 
+/// How old a connection without a request must be to be closed at once when the gateway stops.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
 /// Requests of one HTTP/2 connection that are answered at a time.
 const H2_REQUESTS: u32 = 100;
 /// What a client may send ahead of what is read, in all and for one request, in bytes.
@@ -57,22 +59,27 @@ async fn http1(core: Rc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin + 'st
         .header_read_timeout(config.timeouts.request_read)
         .max_headers(config.limits.headers)
         .max_buf_size(config.limits.header_bytes);
+    let asked = Cell::new(false);
     let service = service_fn(|request| {
+        asked.set(true);
         let core = Rc::clone(&core);
         async move { Ok::<_, Never>(answer(core, peer, request, None).await) }
     });
     let mut served = pin!(http.serve_connection(TokioIo::new(stream), service));
     let mut stopped = pin!(core.app.stopped());
-    let (mut heard, mut told) = (false, false);
+    let mut young = pin!(tokio::time::sleep(FIRST_REQUEST));
+    let (mut heard, mut ending, mut told) = (false, false, false);
     let outcome = poll_fn(|cx| {
         // The signal is polled once, which leaves this task's waker with it. From then on a flag is enough: polling
         // it at every wake cost a hundredth of a request.
-        if !told && (!heard || core.app.is_stopping()) {
+        if !ending && (!heard || core.app.is_stopping()) {
             heard = true;
-            if stopped.as_mut().poll(cx).is_ready() {
-                served.as_mut().graceful_shutdown();
-                told = true;
-            }
+            ending = stopped.as_mut().poll(cx).is_ready();
+        }
+        // A client that has just connected has a request on its way, and would be told nothing of its fate.
+        if ending && !told && (asked.get() || young.as_mut().poll(cx).is_ready()) {
+            served.as_mut().graceful_shutdown();
+            told = true;
         }
         served.as_mut().poll(cx)
     });

@@ -1,9 +1,12 @@
 //! Sockets and connections of the clients' side.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN};
 use http::uri::Authority;
@@ -79,14 +82,7 @@ pub async fn serve(core: Rc<Core>, listener: TcpListener, room: Arc<Semaphore>, 
             _ = stop.wait_for(|stop| *stop) => break,
         };
         match accepted {
-            Ok((stream, address, permit)) => {
-                let (core, alive, tls) = (Rc::clone(&core), alive.clone(), tls.clone());
-                let peer = Peer::new(&core.app.config, address, tls.is_some());
-                tokio::task::spawn_local(async move {
-                    connection::serve(core, stream, peer, tls).await;
-                    drop((permit, alive));
-                });
-            }
+            Ok(accepted) => begin(&core, accepted, &alive, &tls),
             Err(error) => {
                 // Out of file descriptors, or a client that is gone already: the next one may fare better.
                 tracing::warn!(%error, "a connection was not accepted");
@@ -94,15 +90,38 @@ pub async fn serve(core: Rc<Core>, listener: TcpListener, room: Arc<Semaphore>, 
             }
         }
     }
+    // Those that the kernel has accepted would be reset with the socket.
+    while let Some(Ok(accepted)) = waiting(&core, &listener, &room).await {
+        begin(&core, accepted, &alive, &tls);
+    }
     drop((listener, alive));
     let _ = all_done.recv().await;
 }
 
-async fn accept(
-    core: &Core,
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
+
+/// Serves a connection, as a task of its own. `alive` is held as long as it lasts.
+fn begin(core: &Rc<Core>, accepted: Accepted, alive: &mpsc::Sender<()>, tls: &Option<Tls>) {
+    let (stream, address, permit) = accepted;
+    let (core, alive, tls) = (Rc::clone(core), alive.clone(), tls.clone());
+    let peer = Peer::new(&core.app.config, address, tls.is_some());
+    tokio::task::spawn_local(async move {
+        connection::serve(core, stream, peer, tls).await;
+        drop((permit, alive));
+    });
+}
+
+/// A connection that waits to be accepted, if there is one now.
+async fn waiting(core: &Core, listener: &TcpListener, room: &Arc<Semaphore>) -> Option<io::Result<Accepted>> {
+    let mut accepting = pin!(accept(core, listener, room));
+    poll_fn(|cx| match accepting.as_mut().poll(cx) {
+        Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+async fn accept(core: &Core, listener: &TcpListener, room: &Arc<Semaphore>) -> io::Result<Accepted> {
     let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, address) = listener.accept().await?;
     stream.set_nodelay(true)?;
@@ -132,7 +151,7 @@ pub fn health(app: &App, path: &str) -> Option<Response<ReplyBody>> {
     let said = |status, text: &'static str| Some(reply::whole(app, status, JSON, text));
     match path {
         "/healthz" => said(StatusCode::OK, r#"{"status":"ok"}"#),
-        "/readyz" if app.is_stopping() => said(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"stopping"}"#),
+        "/readyz" if app.is_leaving() => said(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"stopping"}"#),
         // Still ready: sessions go on without the store, and it is away for the other replicas as well.
         "/readyz" => Some(match app.store.trouble() {
             None => reply::whole(app, StatusCode::OK, JSON, r#"{"status":"ready"}"#),

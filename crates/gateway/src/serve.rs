@@ -152,8 +152,17 @@ impl Gateway {
         self.app.stop();
     }
 
-    /// Stops, and returns when everything is done and written, or the time for it is over.
+    /// Stops, and returns when everything is done and written, or the time for it is over. Before, it is not ready for
+    /// as long as `timeouts.drain` says, but goes on: load balancers hear of the end late.
     pub fn shut_down(self) {
+        let drain = self.app.config.timeouts.drain;
+        if !drain.is_zero() {
+            self.app.leave();
+            let waited = runtime().map(|runtime| runtime.block_on(async { tokio::time::sleep(drain).await }));
+            if let Err(error) = waited {
+                tracing::warn!(%error, "no time to drain");
+            }
+        }
         self.stop();
         for worker in self.workers {
             if worker.join().is_err() {

@@ -12,7 +12,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, Upstream, node};
+use crate::harness::{Balancer, Gateway, Redis, Upstream, node};
 
 /// A file of the suite's.
 fn suite(path: &str) -> PathBuf {
@@ -27,6 +27,28 @@ fn legacy_to_legacy() {
 #[test]
 fn modern_to_modern() {
     compare("2026-07-28", 37);
+}
+
+/// Through three replicas behind a load balancer that sends each request to the next of them. What is not here needs a
+/// stream that outlives its request's replica.
+#[test]
+fn legacy_to_legacy_over_three_replicas() {
+    let (upstream, redis) = (Upstream::conformance(), Redis::standalone());
+    let ring = tempfile::tempdir().expect("a directory");
+    let replicas = Gateway::replicas(3, &upstream.url(), &redis, &ring.path().join("keyring"));
+    let balancer = Balancer::start(&replicas.iter().map(|replica| replica.at("")).collect::<Vec<_>>());
+    let revision = "2025-11-25";
+    let report = Report::of(&balancer.url(), revision);
+    let required = required(revision);
+    let troubles =
+        required.iter().filter_map(|scenario| Some((scenario.as_str(), report.trouble(scenario)?)));
+    let troubles: Vec<_> = troubles.collect();
+    println!(
+        "{revision} over three replicas: {} of {} passed",
+        required.len() - troubles.len(),
+        required.len()
+    );
+    assert!(troubles.is_empty(), "{troubles:#?}");
 }
 
 /// Runs what this revision requires, so many scenarios, directly and through the gateway.

@@ -2,19 +2,23 @@
 
 mod client;
 mod gateway;
-mod http;
+pub(crate) mod http;
 mod mcp;
+mod nginx;
 pub(crate) mod node;
 mod process;
 mod python;
+mod redis;
 mod setup;
 mod upstream;
 
 pub(crate) use client::Client;
 pub(crate) use gateway::Gateway;
 pub(crate) use mcp::{Answer, MODERN, Mcp};
+pub(crate) use nginx::Balancer;
 pub(crate) use process::{Process, until};
 pub(crate) use python::command as python_command;
+pub(crate) use redis::Redis;
 pub(crate) use upstream::Upstream;
 
 /// Makes a `#[test]` of each function for each upstream that it is to hold for.

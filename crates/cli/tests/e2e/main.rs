@@ -12,6 +12,7 @@ mod harness;
 mod admin;
 mod away;
 mod baseline;
+mod chaos;
 mod conformance;
 mod demo;
 mod eras;

@@ -89,6 +89,7 @@ const TIMEOUTS: &[Key<Timeouts>] = &[
     Key::new("call", |t, f| f.duration(&mut t.call, SECOND..=days(7))),
     Key::new("request_read", |t, f| f.duration(&mut t.request_read, SECOND..=minutes(5))),
     Key::new("answer_write", |t, f| f.duration(&mut t.answer_write, SECOND..=minutes(5))),
+    Key::new("drain", |t, f| f.duration(&mut t.drain, Duration::ZERO..=minutes(5))),
     Key::new("shutdown", |t, f| f.duration(&mut t.shutdown, SECOND..=hours(1))),
 ];
 

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::process::{Process, free_port};
+use super::http;
+use super::process::{Process, free_port, until};
+use super::redis::Redis;
 
 /// A running `throughline serve`, with a state directory of its own that survives its restarts.
 pub(crate) struct Gateway {
@@ -14,12 +16,26 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
+    /// Starts a gateway with a configuration file, and waits until it is ready.
+    pub(crate) fn configured(config: &Path) -> Self {
+        Self::start("--config", &[config.to_str().expect("a path in UTF-8")])
+    }
+
+    /// Starts several replicas in front of `upstream`, which share their sessions.
+    pub(crate) fn replicas(count: usize, upstream: &str, redis: &Redis, ring: &Path) -> Vec<Self> {
+        if !ring.exists() {
+            throughline_gateway::keys::create(ring, throughline_gateway::Effects::REAL).expect("a key ring");
+        }
+        let (store, ring) = (redis.url(), ring.to_str().expect("a path in UTF-8"));
+        (0..count).map(|_| Self::start(upstream, &["--store", &store, "--key-ring", ring])).collect()
+    }
+
     /// Starts a gateway in front of `upstream`, and waits until it is ready.
     pub(crate) fn start(upstream: &str, arguments: &[&str]) -> Self {
         let state = tempfile::tempdir().expect("a state directory");
         let listen = format!("127.0.0.1:{}", free_port());
         let state_dir = state.path().to_str().expect("a path in UTF-8");
-        let mut all = vec!["serve", upstream, "--listen", &listen, "--state-dir", state_dir];
+        let mut all = vec!["serve", "--listen", &listen, "--state-dir", state_dir, upstream];
         all.extend(arguments);
         let process = Process::start("gateway", env!("CARGO_BIN_EXE_throughline"), &all);
         let mut gateway = Self { process, base: format!("http://{listen}"), state };
@@ -55,11 +71,35 @@ impl Gateway {
         self.at("/mcp")
     }
 
-    /// Kills it and starts it again, with what it had written down until then.
-    pub(crate) fn restart(&mut self) {
+    /// Waits until it is ready and nothing troubles it.
+    pub(crate) fn wait_until_well(&mut self) {
+        until("the gateway to be well", || {
+            let (answer, _connection) = http::send("GET", &self.at("/readyz"), &[], None).ok()?;
+            let said = std::io::read_to_string(answer.into_body()).ok()?;
+            said.contains(r#""status":"ready""#).then_some(())
+        });
+    }
+
+    /// Kills it.
+    pub(crate) fn kill9(&mut self) {
         self.process.kill9();
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn terminate(&mut self) {
+        assert!(self.process.terminate(), "it ends well");
+    }
+
+    /// Starts it again after [`Gateway::kill9`], with what it had written down until then.
+    pub(crate) fn start_again(&mut self) {
         self.process.start_again();
         self.wait_until_ready();
+    }
+
+    /// Kills it and starts it again.
+    pub(crate) fn restart(&mut self) {
+        self.kill9();
+        self.start_again();
     }
 
     /// Its state directory.

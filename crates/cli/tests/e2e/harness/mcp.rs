@@ -109,6 +109,17 @@ impl Mcp {
         answer
     }
 
+    /// Sends a request to somebody who may not be there, or not for long.
+    pub(crate) fn try_request(&self, method: &str, params: Value) -> io::Result<Answer> {
+        self.try_post(&request(method, params))
+    }
+
+    /// POSTs a message to somebody who may not be there, or not for long.
+    pub(crate) fn try_post(&self, message: &Value) -> io::Result<Answer> {
+        let answer = self.send("POST", Some(message.to_string().as_bytes())).and_then(Answer::read)?;
+        Ok(Answer { request_id: message["id"].clone(), ..answer })
+    }
+
     /// Sends a request of the modern era, complete with headers and `_meta`.
     pub(crate) fn modern_request(&self, method: &str, mut params: Value) -> Answer {
         params["_meta"] = json!({

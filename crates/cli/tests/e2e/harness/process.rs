@@ -43,6 +43,13 @@ impl Process {
         self.child.wait().expect("its end");
     }
 
+    /// Asks it to end, as an orchestrator does, and waits until it has; whether it then reported success.
+    pub(crate) fn terminate(&mut self) -> bool {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+        self.succeeds()
+    }
+
     /// Waits for it to end by itself; whether it then reported success.
     pub(crate) fn succeeds(&mut self) -> bool {
         until(&format!("{} to end", self.name), || self.child.try_wait().expect("its status")).success()

@@ -2,6 +2,7 @@
 //! features.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use super::http;
 use super::node;
@@ -20,6 +21,15 @@ impl Upstream {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");
         let arguments = ["reference", "--stateful", "--listen", listen.as_str()];
+        Self::start(Process::start("upstream (rmcp)", env!("CARGO_BIN_EXE_throughline"), &arguments), port)
+    }
+
+    /// The reference server, with a journal of what it has executed.
+    pub(crate) fn journaled(journal: &Path) -> Self {
+        let port = free_port();
+        let listen = format!("127.0.0.1:{port}");
+        let journal = journal.to_str().expect("a path in UTF-8");
+        let arguments = ["reference", "--stateful", "--listen", listen.as_str(), "--journal", journal];
         Self::start(Process::start("upstream (rmcp)", env!("CARGO_BIN_EXE_throughline"), &arguments), port)
     }
 
