@@ -155,7 +155,14 @@ async fn tools_list(
     let answered = carry(core, &sibling, held).await;
     arrived.seen.take(&sibling.seen);
     let (response, body) = reply::gathered(answered?, limit).await?;
-    let Some((tools, mut result)) = page(&body) else { return Ok(reply::with_body(response, body)) };
+    let Some((tools, mut result)) = page(&body) else {
+        // An error passes. A list that cannot be read does not: what is denied may be in it.
+        return if result_of(&body).is_some() {
+            Err(Fault::UpstreamGarbled)
+        } else {
+            Ok(reply::with_body(response, body))
+        };
+    };
     let tools = if shape.profile.tools.is_some() {
         let cursor = result.shift_remove("nextCursor");
         further(core, arrived, held.raw_params(), (tools, body.len()), cursor).await?

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use serde_json::{Value, json};
-use throughline_gateway::config::Proxies;
+use throughline_gateway::config::Overrides;
 use throughline_gateway::upstream::destination::Destination;
 use throughline_gateway::upstream::http::{Answer, Endpoint};
 use throughline_gateway::upstream::{self, Head, Looked};
@@ -41,6 +41,8 @@ pub(super) struct Facts {
     pub(super) legacy: bool,
     /// Whether it gives a session id.
     pub(super) sessions: bool,
+    /// Whether a Throughline answers already.
+    pub(super) kept: bool,
     /// What a request in a session that is not there is answered: status, code, text.
     pub(super) lost: Option<Reply>,
     /// Whether the gateway knows that answer for a lost session.
@@ -105,10 +107,7 @@ impl Got {
 impl Patient {
     pub(super) fn at(url: &Uri, headers: Vec<(HeaderName, HeaderValue)>) -> Result<Self, Failure> {
         let mut config = Config::for_upstream(&url.to_string())?;
-        config.apply(throughline_gateway::config::Overrides::from_env(&|name| {
-            ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"].contains(&name).then(|| std::env::var(name).ok())?
-        })?);
-        let _: &Proxies = &config.proxies;
+        config.apply(Overrides::from_env(&|name| std::env::var(name).ok())?);
         let to = Destination::of_url(&config, url.clone())?;
         Ok(Patient { endpoint: Endpoint::new(Arc::new(to), Effects::REAL), headers })
     }
@@ -176,6 +175,7 @@ impl Patient {
                 facts.legacy = true;
                 facts.server = named(&result["serverInfo"]);
                 facts.sessions = id.is_some();
+                facts.kept = got.headers.contains_key("throughline-instance");
                 facts.answers_in_streams = got.streamed;
                 facts.resumable = got.event_ids;
                 let told = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });

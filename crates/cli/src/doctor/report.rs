@@ -164,6 +164,7 @@ fn findings(facts: &Facts) -> Vec<Finding> {
 
 fn session(facts: &Facts) -> Finding {
     let (said, trouble) = match facts.sessions {
+        true if facts.kept => ("kept by Throughline", false),
         true => ("in memory, most likely: a restart, a rollout or another instance loses them", true),
         false => ("none: every request is on its own", false),
     };
@@ -194,7 +195,8 @@ fn schemas(facts: &Facts) -> Vec<Finding> {
 
 /// From reports of each client's behaviour.
 fn clients(facts: &Facts) -> Vec<Client> {
-    let has_sessions = facts.sessions;
+    // Who meets a session that is lost.
+    let has_sessions = facts.sessions && !facts.kept;
     let schemas = schemas(facts).iter().any(|finding| finding.trouble);
     let one = |name, trouble: bool, meets: &str| Client { name, trouble, meets: meets.to_owned() };
     let cannot_hold = facts.without_id.as_ref().is_some_and(|reply| !reply.is_result()) && has_sessions;

@@ -19,6 +19,7 @@ pub(crate) use nginx::Balancer;
 pub(crate) use process::{Process, until};
 pub(crate) use python::command as python_command;
 pub(crate) use redis::Redis;
+pub(crate) use setup::script;
 pub(crate) use upstream::Upstream;
 
 /// Makes a `#[test]` of each function for each upstream that it is to hold for.

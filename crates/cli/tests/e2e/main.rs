@@ -15,6 +15,7 @@ mod baseline;
 mod chaos;
 mod conformance;
 mod demo;
+mod doctor;
 mod eras;
 mod idless;
 mod kept;

@@ -1,6 +1,7 @@
 //! Commands that run in the virtual environments that `scripts/setup` makes.
 
 use std::ffi::OsString;
+use std::process::Command;
 
 use super::setup;
 
@@ -11,10 +12,7 @@ pub(crate) fn fixture(environment: &str, script: &str) -> Vec<OsString> {
     vec![interpreter.into(), setup::script("python").join(script).into()]
 }
 
-/// A command of one of the environments, with a script of `tests/python`.
-pub(crate) fn command(environment: &str, script: &str) -> std::process::Command {
-    let words = fixture(environment, script);
-    let mut command = std::process::Command::new(&words[0]);
-    command.args(&words[1..]);
-    command
+/// The Python of one of the environments.
+pub(crate) fn command(environment: &str) -> Command {
+    Command::new(setup::installed(environment).join("bin/python"))
 }
