@@ -40,7 +40,7 @@ fn a_server_with_sessions_has_troubles_and_behind_the_gateway_none() {
         // Nothing was executed.
         assert_eq!(Mcp::connected(upstream.url()).call("total", json!({}))["total"], 0);
 
-        let gateway = Gateway::configured(&format!(
+        let gateway = Gateway::with_config(&format!(
             "[upstream]\nurl = \"{}\"\nanonymous = \"shared\"\nprofile = \"copilot-studio\"\n",
             upstream.url()
         ));
@@ -63,7 +63,7 @@ fn it_can_be_read_and_its_configuration_runs() {
         assert!(text.contains(part), "{part} is missing in {text}");
     }
     let (_, report) = report(&[&upstream.url()]);
-    let gateway = Gateway::configured(report["configuration"].as_str().expect("a configuration"));
+    let gateway = Gateway::with_config(report["configuration"].as_str().expect("a configuration"));
     let listed = Mcp::new(gateway.at("/studio/mcp")).request("tools/list", json!({}));
     assert!(listed.message()["result"]["tools"].is_array(), "{listed:?}");
 }

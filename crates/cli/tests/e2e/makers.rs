@@ -13,7 +13,7 @@ const USERS: usize = 20;
 const DIGEST: &str = "9a584aa936c04348dbc07c099b4210cfd86ce605853a8f030342feaf1aab08e1";
 
 fn gateway(upstream: &Upstream, more: &str) -> Gateway {
-    Gateway::configured(&format!(
+    Gateway::with_config(&format!(
         "[upstream]\nurl = \"{}\"\nprofile = \"copilot-studio\"\n{more}\n[callers.keys.power]\nsha256 = \"{DIGEST}\"\nkind = \"connector\"\n[callers.conversation]\nheaders = [\"conversation-id\"]\n",
         upstream.url()
     ))

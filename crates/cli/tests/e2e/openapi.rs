@@ -59,7 +59,7 @@ const CHECKS: &str =
 fn schemathesis_finds_the_answers_to_be_as_described() {
     let upstream = Upstream::rmcp();
     for errors in ["200", "422"] {
-        let gateway = Gateway::configured(&format!(
+        let gateway = Gateway::with_config(&format!(
             "[upstream]\nurl = \"{}\"\nanonymous = \"shared\"\nrest.tool_errors = \"{errors}\"\n",
             upstream.url()
         ));

@@ -44,7 +44,7 @@ impl Gateway {
     }
 
     /// Starts a gateway with this configuration, whose state directory and address are added to it.
-    pub(crate) fn configured(config: &str) -> Self {
+    pub(crate) fn with_config(config: &str) -> Self {
         let state = tempfile::tempdir().expect("a state directory");
         let file = state.path().join("throughline.toml");
         std::fs::write(&file, config).expect("a file");
