@@ -2,6 +2,8 @@
 
 #![allow(dead_code, missing_docs, unused_imports)]
 
+#[path = "../../crates/store/tests/it/any_address.rs"]
+mod any_address;
 #[path = "../../crates/wire/tests/it/any_body.rs"]
 mod any_body;
 #[path = "../../crates/wire/tests/it/any_input.rs"]
@@ -12,6 +14,12 @@ mod any_input_of_gateway;
 mod any_record;
 #[path = "../../crates/wire/tests/it/any_stream.rs"]
 mod any_stream;
+
+pub mod address {
+    pub fn check(data: &[u8]) {
+        crate::any_address::check(data);
+    }
+}
 
 pub mod body {
     pub fn check(data: &[u8]) {

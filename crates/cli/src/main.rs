@@ -3,15 +3,20 @@
 //! Thin: arguments in, exit codes out. What the commands do is in the libraries.
 
 mod admin;
+mod call;
 mod connector;
 mod demo;
 mod doctor;
+mod endpoint;
+mod instance;
 mod keys;
+mod load;
 mod logging;
 mod manual;
 mod reference;
 mod serve;
 mod sessions;
+mod text;
 
 use std::process::ExitCode;
 
@@ -34,6 +39,10 @@ enum Command {
     Reference(reference::Arguments),
     /// Watch a session survive: starts a server and the gateway, kills both, and shows what the client sees.
     Demo,
+    /// Talk to an MCP server: list what it has, call a tool, take the tour.
+    Call(call::Arguments),
+    /// Load an MCP server with calls, and measure: latencies, errors, the share of each instance.
+    Load(load::Arguments),
     /// Say whether a configuration file can be run, and everything that is wrong with it.
     CheckConfig(serve::CheckArguments),
     /// Write the custom connector by which Copilot Studio and Power Platform reach a gateway.
@@ -55,6 +64,8 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Reference(arguments) => reference::run(arguments),
         Command::Demo => demo::run(),
+        Command::Call(arguments) => return call::run(arguments),
+        Command::Load(arguments) => return load::run(arguments),
         Command::CheckConfig(arguments) => serve::check(&arguments),
         Command::Connector(arguments) => connector::run(&arguments),
         Command::Doctor(arguments) => return doctor::run(&arguments),

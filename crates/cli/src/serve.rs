@@ -15,15 +15,16 @@ use crate::{Failure, logging};
 Examples:
   throughline serve http://127.0.0.1:3000/mcp                  clients connect to http://127.0.0.1:8808/mcp
   throughline serve http://127.0.0.1:3000/mcp --stateless      no session ids: every request on its own
+  throughline serve http://10.0.0.1/mcp http://10.0.0.2/mcp    two servers: each session stays with one while it lives
   throughline serve --config throughline.toml                  everything else; examples/throughline.toml explains it
 
 Sessions survive a restart of either side: ids are sealed with the key ring in the state directory, and what
 they are bound to is kept in the store there. THROUGHLINE_LOG=debug says more.")]
 pub(crate) struct Arguments {
-    /// The MCP server's endpoint.
+    /// The MCP server's endpoint, or several of one server that runs more than once.
     #[arg(value_name = "URL", required_unless_present = "config", conflicts_with = "config")]
-    url: Option<String>,
-    /// A configuration file, instead of URL.
+    urls: Vec<String>,
+    /// A configuration file, instead of URLs.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where clients connect [default: 127.0.0.1:8808].
@@ -64,10 +65,9 @@ pub(crate) struct CheckArguments {
 /// Runs the gateway until it is told to stop.
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     logging::start();
-    let mut config = match (&arguments.config, &arguments.url) {
-        (Some(file), _) => read(file)?,
-        (None, Some(url)) => Config::for_upstream(url)?,
-        (None, None) => return Err("serve needs URL or --config FILE".into()),
+    let mut config = match &arguments.config {
+        Some(file) => read(file)?,
+        None => Config::for_upstreams(&arguments.urls)?,
     };
     config.apply(Overrides::from_env(&|name| std::env::var(name).ok())?);
     let Arguments { listen, admin, store, key_ring, state_dir, stateless, salvage, .. } = arguments;
@@ -103,7 +103,10 @@ pub(crate) fn check(arguments: &CheckArguments) -> Result<(), Failure> {
     let mut config = read(&arguments.file)?;
     config.apply(Overrides::from_env(&|name| std::env::var(name).ok())?);
     config.check()?;
-    let routes = config.routes.iter().map(|route| format!("  {} -> {}\n", route.path, route.upstream));
+    let routes = config.routes.iter().map(|route| {
+        let endpoints: Vec<_> = route.upstream.iter().map(ToString::to_string).collect();
+        format!("  {} -> {}\n", route.path, endpoints.join(" | "))
+    });
     println!("{}: good; it would listen on {} and serve", arguments.file.display(), config.listen);
     print!("{}", routes.collect::<String>());
     Ok(())

@@ -1,8 +1,10 @@
 //! What the whole gateway shares ([`App`]), and what one core of it owns ([`Core`]).
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use http::HeaderValue;
 use throughline_status::History;
@@ -25,6 +27,7 @@ use crate::shape::Shape;
 use crate::texts::Texts;
 use crate::tokens::Verifier;
 use crate::upstream::destination::Destination;
+use crate::upstream::fleet::{Fleet, Member};
 use crate::upstream::http::Endpoint;
 
 /// State shared by all cores. Nothing in it is locked over an await.
@@ -72,7 +75,7 @@ pub struct App {
 pub struct Route {
     /// As configured.
     pub config: config::Route,
-    /// Place in [`App::routes`] and [`Core::endpoints`].
+    /// Place in [`App::routes`].
     pub index: usize,
     /// Names the route in sealed ids and keys: a digest of its name, so that reordering changes nothing.
     pub digest: [u8; 8],
@@ -87,14 +90,14 @@ pub struct Route {
     /// Where the upstream says that its OAuth metadata is.
     pub metadata: metadata::Named,
     /// Where the upstream is, and how it is reached.
-    pub to: Arc<Destination>,
+    pub fleet: Arc<Fleet>,
 }
 
 impl App {
-    /// Puts the shared state together; `destinations` are those of the routes, in their order.
+    /// Puts the shared state together; `destinations` are the endpoints of the routes, in their order.
     pub fn new(
         config: Config,
-        destinations: Vec<Arc<Destination>>,
+        destinations: Vec<Vec<Arc<Destination>>>,
         effects: Effects,
         keys: LiveKeys,
         store: Store,
@@ -114,7 +117,7 @@ impl App {
                     shape: Shape::of(route),
                     grants,
                     metadata: metadata::Named::default(),
-                    to,
+                    fleet: Fleet::new(to, route.resolve, effects.bytes::<1>()[0]),
                 })
             },
         );
@@ -204,12 +207,18 @@ impl App {
     }
 }
 
+/// Connections of one core to one endpoint, for as long as somebody knows it.
+struct Pool {
+    of: Weak<Member>,
+    endpoint: Rc<Endpoint>,
+}
+
 /// What one core owns: connections to upstreams, without locks.
 pub struct Core {
     /// The shared part.
     pub app: Arc<App>,
-    /// One for each route.
-    pub endpoints: Vec<Rc<Endpoint>>,
+    /// Its connections, by endpoint.
+    pools: RefCell<HashMap<u64, Pool>>,
     /// Where the keys of token issuers are, in the order of [`Verifier::destinations`].
     pub key_sets: Vec<Rc<Endpoint>>,
     /// Where tokens for each route's upstream are given.
@@ -221,8 +230,6 @@ pub struct Core {
 impl Core {
     /// For one core's runtime.
     pub fn new(app: Arc<App>) -> Rc<Self> {
-        let endpoint = |route: &Arc<Route>| Endpoint::new(Arc::clone(&route.to), app.effects);
-        let endpoints = app.routes.iter().map(endpoint).collect();
         let key_sets = app.tokens.iter().flat_map(Verifier::destinations);
         let key_sets = key_sets.map(|to| Endpoint::new(Arc::clone(to), app.effects)).collect();
         let granting = |route: &Arc<Route>| {
@@ -230,12 +237,24 @@ impl Core {
         };
         let grants = app.routes.iter().map(granting).collect();
         let metrics = app.metrics.shard(app.routes.len());
-        Rc::new(Core { app, endpoints, key_sets, grants, metrics })
+        Rc::new(Core { app, pools: RefCell::default(), key_sets, grants, metrics })
     }
 
-    /// This core's connections to a route's upstream.
-    pub fn endpoint(&self, route: &Route) -> &Rc<Endpoint> {
-        &self.endpoints[route.index]
+    /// This core's connections to an endpoint.
+    pub fn endpoint(&self, member: &Arc<Member>) -> Rc<Endpoint> {
+        let mut pools = self.pools.borrow_mut();
+        let pool = pools.entry(member.id).or_insert_with(|| Pool {
+            of: Arc::downgrade(member),
+            endpoint: Endpoint::new(Arc::clone(&member.to), self.app.effects),
+        });
+        Rc::clone(&pool.endpoint)
+    }
+
+    /// Closes connections that have been idle for long, and all to endpoints that are gone.
+    pub fn tidy_pools(&self) {
+        let mut pools = self.pools.borrow_mut();
+        pools.retain(|_, pool| pool.of.strong_count() > 0);
+        pools.values().for_each(|pool| pool.endpoint.tidy());
     }
 
     /// What this core has counted on a route.

@@ -61,7 +61,7 @@ pub async fn run(core: Rc<Core>) {
     write_use(&core, written).await;
     for route in &app.routes {
         for address in route.initialize.drain() {
-            upstream::end_later(core.endpoint(route), address);
+            upstream::end_later(&core, address);
         }
     }
 }
@@ -103,7 +103,7 @@ async fn catch_up(core: &Rc<Core>) {
 fn end_warm(core: &Rc<Core>, now: Millis) {
     for route in &core.app.routes {
         for address in route.initialize.expire(now) {
-            upstream::end_later(core.endpoint(route), address);
+            upstream::end_later(core, address);
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::error::Fault;
 use crate::initialize::Lists;
 use crate::upstream::Address;
 use crate::upstream::cookies::{Cookie, Jar};
+use crate::upstream::fleet::Place;
 
 /// What a session is bound to.
 pub enum Slot {
@@ -57,8 +58,6 @@ pub struct Lost {
 pub struct Bound {
     /// Counted up with every binding of a session.
     pub generation: u32,
-    /// Whose upstream it is: place in [`Core::endpoints`](crate::app::Core::endpoints).
-    pub route: usize,
     /// What puts a request into it.
     pub address: Address,
     /// Which lists the server announces changes of.
@@ -117,10 +116,14 @@ struct Secret {
     lists: Lists,
     #[serde(default)]
     untold: bool,
+    /// Where it is: requests go there with the rest of this, so that nobody may change it who cannot read it.
+    #[serde(default)]
+    endpoint: String,
 }
 
 impl Slot {
-    /// As a record has it. A binding that cannot be unsealed (its key is gone) is as good as lost.
+    /// As a record has it. A binding that cannot be unsealed (its key is gone), or whose endpoint does not belong to the
+    /// upstream any more, is as good as lost.
     pub fn of_record(app: &App, route: usize, key: RecordKey, record: &Record) -> Slot {
         match &record.state {
             State::Deleted => Slot::Closed,
@@ -154,17 +157,18 @@ impl Bound {
             lists: self.lists,
             cookies: self.address.cookies.cookies(),
             untold: self.untold.load(Ordering::Relaxed),
+            endpoint: self.address.at.name().to_owned(),
         };
         let plain = serde_json::to_vec(&secret).unwrap_or_default();
         Binding {
             generation: self.generation,
             secret: app.keys.seal_secret(&key.0, &plain, app.effects.bytes()),
             protocol_version: text(&self.address.version).unwrap_or_default(),
-            endpoint: String::new(),
+            endpoint: self.address.at.name().to_owned(),
         }
     }
 
-    /// From the record; None where the key that it was sealed with is gone.
+    /// From the record; None where the key that it was sealed with is gone, or the endpoint that it is at.
     pub fn unseal(app: &App, route: usize, key: RecordKey, binding: &Binding) -> Option<Self> {
         let plain = app.keys.open_secret(&key.0, &binding.secret)?;
         let secret: Secret = serde_json::from_slice(&plain).ok()?;
@@ -172,12 +176,17 @@ impl Bound {
             Some(id) => Some(HeaderValue::from_str(&id).ok()?),
             None => None,
         };
+        let fleet = &app.routes.get(route)?.fleet;
+        let at = match session_id.is_some() || !secret.endpoint.is_empty() {
+            true => Place::At(fleet.seat_of(&secret.endpoint)?),
+            false => Place::Anywhere(Arc::clone(fleet)),
+        };
         let version =
             HeaderValue::from_str(&binding.protocol_version).ok().filter(|version| !version.is_empty());
         Some(Bound {
             generation: binding.generation,
-            route,
             address: Address {
+                at,
                 session_id,
                 version,
                 cookies: Jar::new(secret.cookies),

@@ -104,6 +104,14 @@ async fn hold(
         let headers = headers(arrived, session.kind, &bound.address);
         let looked = match send(core, &session.route, &bound.address, headers, body.clone()).await {
             Ok(looked) => looked,
+            Err(error @ SendError::Down(_)) if !recovered => {
+                tracing::debug!(%error, "the session moves");
+                recovered = true;
+                let lost = Lost { generation: bound.generation, sign: Sign::EndpointDown };
+                (bound, origin) = recover::bind(core, session, credentials, Some(lost)).await?;
+                arrived.seen.recovered();
+                continue;
+            }
             Err(error @ SendError::Broken(_)) if !broke => {
                 if !restore::is_repeatable(core, session, credentials, &bound, held).await {
                     return Err(upstream::fault_of(error));
@@ -114,7 +122,7 @@ async fn hold(
             }
             Err(error) => return Err(upstream::fault_of(error)),
         };
-        let lost = match loss_of(core, session, credentials, &bound, &looked).await? {
+        let lost = match loss_of(core, credentials, &bound, &looked).await? {
             None => return Ok((alive(looked), bound, origin)),
             Some(sign) => Lost { generation: bound.generation, sign },
         };
@@ -142,7 +150,7 @@ async fn send(
     body: Bytes,
 ) -> Result<Looked, SendError> {
     let sent = Instant::now();
-    let answer = upstream::send(core.endpoint(route), address, Method::POST, headers, body).await?;
+    let answer = upstream::send(core, address, Method::POST, headers, body).await?;
     core.counts(route).upstream.observe(sent.elapsed());
     Looked::at(answer, core.app.config.limits.event_bytes).await
 }
@@ -150,7 +158,6 @@ async fn send(
 /// Whether the answer says that the session is lost; where that is not certain, a `ping` in the session tells.
 async fn loss_of(
     core: &Core,
-    session: &Session,
     credentials: &Credentials,
     bound: &Bound,
     looked: &Looked,
@@ -160,7 +167,7 @@ async fn loss_of(
         Verdict::Lost(sign) => Ok(Some(sign)),
         Verdict::Suspected(sign) => {
             let address = bound.address.on_behalf(credentials);
-            match upstream::ping(core.endpoint(&session.route), &address).await {
+            match upstream::ping(core, &address).await {
                 Some(true) => Ok(None),
                 Some(false) => Ok(Some(sign)),
                 // Not known. A 404 would make the client throw its session away, which may well be alive.
@@ -189,7 +196,7 @@ fn alive(mut looked: Looked) -> Looked {
 /// Sends a request, or a notification, where there are no sessions.
 pub async fn pass(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Answered, Fault> {
     let repeatable = method::is_repeatable(&held.method);
-    let nowhere = Address::default();
+    let nowhere = Address::anywhere(&arrived.route.fleet);
     let once = || {
         send(
             core,

@@ -1,10 +1,13 @@
-//! Clock and randomness, injected, so that everything behind them is a function of its inputs.
+//! Clock, randomness and the resolver of names, injected, so that everything behind them is a function of its inputs.
+
+use std::io;
+use std::net::{IpAddr, ToSocketAddrs};
 
 use throughline_store::Millis;
 
-/// The outside world's two inputs: what time it is, and bytes nobody can guess.
+/// The outside world's inputs: what time it is, bytes nobody can guess, and where hosts are.
 ///
-/// Function pointers rather than a trait: there is one of each in a process, and a test replaces either
+/// Function pointers rather than a trait: there is one of each in a process, and a test replaces any
 /// with a plain function.
 #[derive(Clone, Copy, Debug)]
 pub struct Effects {
@@ -12,15 +15,25 @@ pub struct Effects {
     pub now: fn() -> Millis,
     /// Fills the buffer with cryptographically secure random bytes.
     pub random: fn(&mut [u8]),
+    /// The addresses of a host; blocks while it looks.
+    pub resolve: fn(&str) -> io::Result<Vec<IpAddr>>,
 }
 
 impl Effects {
     /// The real clock and the real random source.
-    pub const REAL: Effects = Effects { now: wall_clock, random: secure_random };
+    pub const REAL: Effects = Effects { now: wall_clock, random: secure_random, resolve: system_resolver };
 
     /// Wall-clock time.
     pub fn now(&self) -> Millis {
         (self.now)()
+    }
+
+    /// The addresses of a host; blocks while it looks.
+    ///
+    /// # Errors
+    /// The resolver's.
+    pub fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        (self.resolve)(host)
     }
 
     /// `N` random bytes.
@@ -35,6 +48,11 @@ impl Effects {
 fn wall_clock() -> Millis {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn system_resolver(host: &str) -> io::Result<Vec<IpAddr>> {
+    // The port is not part of the question, only of the answer's form.
+    Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }
 
 fn secure_random(bytes: &mut [u8]) {

@@ -17,6 +17,7 @@ use throughline_wire::headers::MCP_SESSION_ID;
 use throughline_wire::seal::SessionToken;
 use throughline_wire::{jsonrpc, method};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub use cache::InitializeCache;
 use cache::{Answer, Known, Lookup, NoAnswer, Outcome};
@@ -30,6 +31,7 @@ use crate::error::Fault;
 use crate::principal::{Caller, Continuity};
 use crate::session::{self, Kind, millis};
 use crate::upstream::cookies::Jar;
+use crate::upstream::fleet::{Place, Seat};
 use crate::upstream::{self, Address, Own, Refusal};
 
 /// Which lists the server announces changes of.
@@ -98,9 +100,8 @@ pub async fn open(
     // A real session says what is true now, whatever was kept.
     let until = Millis(core.app.effects.now().0 + millis(core.app.config.sessions.initialize_cache));
     let digest = params.digest(core, route, principal);
-    let displaced =
-        route.initialize.keep(digest, Known { answer: answer.without_cookies(), until, warm: None });
-    end_later(core, route, displaced);
+    let displaced = route.initialize.keep(digest, Known { answer: answer.for_others(), until, warm: None });
+    end_later(core, displaced);
     Ok(Opened { address, lists, taken: false, told: false })
 }
 
@@ -112,13 +113,14 @@ pub fn refused(refusal: Refusal) -> Fault {
     Fault::InitializeRefused(refusal.status.as_u16())
 }
 
-fn end_later(core: &Rc<Core>, route: &Arc<Route>, addresses: Vec<Address>) {
+fn end_later(core: &Rc<Core>, addresses: Vec<Address>) {
     for address in addresses {
-        upstream::end_later(core.endpoint(route), address);
+        upstream::end_later(core, address);
     }
 }
 
-/// Asks the upstream.
+/// Asks the upstream: the endpoint with the fewest sessions, and, since nothing is lost by asking twice, the next one
+/// where that one is not up to it.
 async fn ask(
     core: &Rc<Core>,
     route: &Route,
@@ -126,14 +128,39 @@ async fn ask(
     params: &InitializeParams,
 ) -> Result<Answer, NoAnswer> {
     let _turn = route.initialize.turn().await;
+    let until = Instant::now() + core.app.config.timeouts.connect;
+    let mut tried = Vec::new();
+    let mut answer = Err(NoAnswer::Fault(Fault::UpstreamAway));
+    while let Some(seat) = route.fleet.seat(core.app.effects.now(), &tried) {
+        tried.push(seat.member.id);
+        answer = ask_at(core, route, seat, credentials, params).await;
+        let is_up_to_it = match &answer {
+            Ok(_) => true,
+            Err(NoAnswer::Refused(refusal)) => !upstream::is_ill(refusal.status, &refusal.headers),
+            Err(NoAnswer::Fault(Fault::UpstreamAway | Fault::MayHaveExecuted)) => false,
+            Err(NoAnswer::Fault(_)) => true,
+        };
+        if is_up_to_it || Instant::now() >= until {
+            break;
+        }
+    }
+    answer
+}
+
+async fn ask_at(
+    core: &Rc<Core>,
+    route: &Route,
+    seat: Arc<Seat>,
+    credentials: &Credentials,
+    params: &InitializeParams,
+) -> Result<Answer, NoAnswer> {
     let id = core.app.unique_id();
     let body = jsonrpc::request(&id, method::INITIALIZE, Some(params.raw.as_bytes()));
     let limit = core.app.config.limits.answer_bytes;
     // No session id goes with it, whatever the client sent: servers take that for a second initialize.
     let cookies = Jar::new(Vec::new());
-    let address =
-        Address { cookies: cookies.clone(), credentials: credentials.clone(), ..Address::default() };
-    let own = upstream::ask(core.endpoint(route), &address, &id, body, limit).await;
+    let address = Address { cookies: cookies.clone(), ..Address::at(Place::At(seat)) };
+    let own = upstream::ask(core, &address.on_behalf(credentials), &id, body, limit).await;
     match own.map_err(NoAnswer::Fault)? {
         Own::Result(result, headers) => {
             let version = envelope::member(&result, "protocolVersion").ok().flatten();
@@ -146,10 +173,16 @@ async fn ask(
             // lives, and this one lives as long as the session.
             let session_id =
                 headers.get(MCP_SESSION_ID).and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
-            let address = Address { session_id, version: Some(version), cookies, ..Address::default() };
+            // By a cookie, too, a server may keep a session.
+            let at = match session_id.is_none() && cookies.cookies().is_empty() {
+                true => Place::Anywhere(Arc::clone(&route.fleet)),
+                false => address.at,
+            };
+            let address = Address { session_id, version: Some(version), cookies, ..Address::at(at) };
             Ok(Answer { result, address })
         }
         Own::Refused(refusal) => Err(NoAnswer::Refused(Arc::new(refusal))),
+        Own::Down => Err(NoAnswer::Fault(Fault::UpstreamAway)),
     }
 }
 
@@ -192,7 +225,7 @@ async fn ask_for_all(
             let until = Millis(now + millis(sessions.initialize_cache));
             let warm = Some(Millis(now + millis(sessions.warm)));
             let displaced = route.initialize.keep(digest, Known { answer: answer.clone(), until, warm });
-            end_later(&core, &route, displaced);
+            end_later(&core, displaced);
         }
         Err(_) => {
             route.initialize.give_up(&digest);

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode};
+use throughline_wire::loss::{Sign, Verdict};
 use throughline_wire::sse::{self, Frame, IdEdit, SseDecoder};
-use throughline_wire::{envelope, jsonrpc, loss, method};
+use throughline_wire::{envelope, jsonrpc, method};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval};
@@ -27,7 +28,7 @@ use crate::recover;
 use crate::reply::{self, HEARTBEAT, ReplyBody};
 use crate::session::{self, InFlight, Session, lock};
 use crate::translate::{Outward, Tagger};
-use crate::upstream::http::AnswerBody;
+use crate::upstream::http::{AnswerBody, SendError};
 use crate::upstream::{self, Looked, Refusal};
 
 /// Events between the upstream's reader and a slow client; then the upstream has to wait.
@@ -193,9 +194,15 @@ impl Stream {
                 &self.bound.address,
                 self.last_event_id.as_deref(),
             );
-            let endpoint = self.core.endpoint(&self.session.route);
-            let sent = upstream::send(endpoint, &self.bound.address, Method::GET, headers, Bytes::new());
-            let answer = sent.await.map_err(upstream::fault_of)?;
+            let sent = upstream::send(&self.core, &self.bound.address, Method::GET, headers, Bytes::new());
+            let answer = match sent.await {
+                Err(SendError::Down(_)) if !recovered => {
+                    recovered = true;
+                    self.recover(Sign::EndpointDown).await?;
+                    continue;
+                }
+                sent => sent.map_err(upstream::fault_of)?,
+            };
             if answer.status.is_success() && upstream::is_event_stream(&answer.headers) {
                 reach(&self.listener.reached, self.bound.generation);
                 return Ok(Opened::Stream(answer.body));
@@ -213,10 +220,7 @@ impl Stream {
             upstream::discard(looked);
             if let Some(sign) = lost {
                 recovered = true;
-                let lost = Lost { generation: self.bound.generation, sign };
-                let credentials = &self.credentials;
-                let (bound, _) = recover::bind(&self.core, &self.session, credentials, Some(lost)).await?;
-                self.rebind(bound);
+                self.recover(sign).await?;
             } else if status == StatusCode::CONFLICT && Instant::now() < deadline {
                 tokio::time::sleep(REOPEN_FIRST).await;
             } else {
@@ -225,18 +229,24 @@ impl Stream {
         }
     }
 
-    async fn is_lost(&self, status: StatusCode, verdict: loss::Verdict) -> Option<loss::Sign> {
+    async fn is_lost(&self, status: StatusCode, verdict: Verdict) -> Option<Sign> {
         match verdict {
-            loss::Verdict::Lost(sign) => Some(sign),
+            Verdict::Lost(sign) => Some(sign),
             // A server without a stream says so in many ways; only the session's own word counts.
-            loss::Verdict::Suspected(sign) if status != StatusCode::METHOD_NOT_ALLOWED => {
-                let endpoint = self.core.endpoint(&self.session.route);
+            Verdict::Suspected(sign) if status != StatusCode::METHOD_NOT_ALLOWED => {
                 let address = self.bound.address.on_behalf(&self.credentials);
-                let lost = upstream::ping(endpoint, &address).await == Some(false);
+                let lost = upstream::ping(&self.core, &address).await == Some(false);
                 lost.then_some(sign)
             }
             _ => None,
         }
+    }
+
+    async fn recover(&mut self, sign: Sign) -> Result<(), Fault> {
+        let lost = Lost { generation: self.bound.generation, sign };
+        let (bound, _) = recover::bind(&self.core, &self.session, &self.credentials, Some(lost)).await?;
+        self.rebind(bound);
+        Ok(())
     }
 
     fn rebind(&mut self, bound: Arc<Bound>) {

@@ -113,7 +113,8 @@ pub fn url(base: &str, route: &Route) -> String {
 
 /// The upstream's metadata, a JSON object: where it said that they are, or else where they belong.
 async fn fetch(core: &Rc<Core>, route: &Route) -> Result<Vec<u8>, Fault> {
-    let own = route.config.upstream.path().trim_end_matches('/');
+    let endpoint = upstream::any_endpoint(core, &route.fleet).await.ok_or(Fault::UpstreamAway)?;
+    let own = endpoint.destination().uri.path().trim_end_matches('/');
     let named = lock(&route.metadata.0).clone();
     let usual = [format!("{WELL_KNOWN}{own}"), WELL_KNOWN.to_owned()];
     let usual = usual.iter().filter_map(|path| PathAndQuery::try_from(path.as_str()).ok());
@@ -121,7 +122,7 @@ async fn fetch(core: &Rc<Core>, route: &Route) -> Result<Vec<u8>, Fault> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, JSON);
         headers.insert(USER_AGENT, AGENT);
-        let answer = core.endpoint(route).get(&path, headers).await.map_err(upstream::fault_of)?;
+        let answer = endpoint.get(&path, headers).await.map_err(upstream::fault_of)?;
         if answer.status != StatusCode::OK {
             upstream::drain(answer.body);
             continue;

@@ -73,7 +73,7 @@ pub const DELETE: &str = "DELETE";
 const OTHER: &str = "other";
 
 /// By what a session is recognised as lost, for the count of recoveries.
-const SIGNS: [Sign; 13] = [
+const SIGNS: [Sign; 14] = [
     Sign::SessionNotFound,
     Sign::BareError,
     Sign::UnexplainedNotFound,
@@ -87,6 +87,7 @@ const SIGNS: [Sign; 13] = [
     Sign::ErrorInSuccess,
     Sign::HandshakeInSuccess,
     Sign::OtherStatus,
+    Sign::EndpointDown,
 ];
 
 /// Names of methods: the known ones, then GET and DELETE.

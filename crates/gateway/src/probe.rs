@@ -23,7 +23,7 @@ const LEGACY_MS: u64 = 30_000;
 /// How long "speaks modern revisions" is believed without a sign of the contrary.
 const MODERN_MS: u64 = 600_000;
 
-/// What is known of an upstream's eras.
+/// What is known of an upstream's eras: of all its endpoints alike, which are taken for copies of one server.
 #[derive(Default)]
 pub struct EraCache(Mutex<Option<(Probe, Millis)>>);
 
@@ -89,10 +89,11 @@ async fn ask(core: &Core, route: &Route, credentials: &Credentials) -> Result<Pr
         env!("CARGO_PKG_VERSION"),
     );
     let body = jsonrpc::request(ID, method::DISCOVER, Some(params.as_bytes()));
-    let mut headers: HeaderMap = Address::default().on_behalf(credentials).headers();
+    let anywhere = Address::anywhere(&route.fleet);
+    let mut headers: HeaderMap = anywhere.on_behalf(credentials).headers();
     headers.insert(HeaderName::from_static(MCP_PROTOCOL_VERSION), HeaderValue::from_static(version));
     headers.insert(HeaderName::from_static(MCP_METHOD), HeaderValue::from_static(method::DISCOVER));
-    let answer = core.endpoint(route).send(http::Method::POST, headers, body.into()).await?;
+    let answer = upstream::send(core, &anywhere, http::Method::POST, headers, body.into()).await?;
     let looked = Looked::at(answer, core.app.config.limits.event_bytes).await?;
     let status = looked.status.as_u16();
     let limit = core.app.config.limits.answer_bytes;

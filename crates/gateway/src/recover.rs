@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use throughline_store::{Millis, Record, State};
+use throughline_wire::loss::Sign;
 use throughline_wire::version::{ASSUMED, ProtocolVersion};
 use throughline_wire::{jsonrpc, method};
 use tokio::sync::watch;
@@ -193,7 +194,7 @@ impl Attempt {
             // Ended in the meantime: it stays so, and what was just opened ends as well.
             Ok((bound, _)) if closed => {
                 let address = bound.address.on_behalf(&self.credentials);
-                upstream::end_later(core.endpoint(&session.route), address);
+                upstream::end_later(core, address);
                 Err(Fault::SessionUnknown)
             }
             outcome => outcome,
@@ -208,7 +209,8 @@ impl Attempt {
         };
         Slot::Failed {
             generation: self.generation,
-            lost: self.lost,
+            // An endpoint that was down may be back, with what it kept.
+            lost: self.lost.filter(|lost| lost.sign != Sign::EndpointDown),
             attempts: self.attempts + 1,
             until: Millis(app.effects.now().0.saturating_add(millis(pause))),
         }
@@ -261,7 +263,6 @@ async fn make(core: &Rc<Core>, session: &Arc<Session>, credentials: &Credentials
         let lossy = generation > 0 && (!whole || refuse);
         let bound = Arc::new(Bound {
             generation: generation + 1,
-            route: session.route.index,
             address: opened.address,
             lists: opened.lists,
             mark: app.effects.bytes(),
@@ -287,7 +288,7 @@ async fn make(core: &Rc<Core>, session: &Arc<Session>, credentials: &Credentials
             Updated::Unstored if !faithful => return Ok((bound, origin)),
             Updated::Unstored | Updated::Deleted | Updated::Declined => {
                 let address = bound.address.on_behalf(credentials);
-                upstream::end_later(core.endpoint(&session.route), address);
+                upstream::end_later(core, address);
             }
         }
         if outcome == Updated::Unstored {
@@ -323,11 +324,11 @@ async fn open(
     } else {
         initialize::open_or_take(core, route, principal, credentials, &params).await?
     };
-    let told = initialized(core, session, credentials, &opened).await;
+    let told = initialized(core, credentials, &opened).await;
     if told.is_err() && opened.taken {
         // A session that was kept warm may have died of it.
         opened = initialize::open(core, route, principal, credentials, &params).await?;
-        initialized(core, session, credentials, &opened).await?;
+        initialized(core, credentials, &opened).await?;
     } else {
         told?;
     }
@@ -339,26 +340,20 @@ async fn open(
         // again, and a 404 is what makes clients do so.
         Some(told) if told != meant => {
             tracing::warn!(told = told.as_str(), negotiated, "the upstream now negotiates another version");
-            upstream::end_later(core.endpoint(route), opened.address.on_behalf(credentials));
+            upstream::end_later(core, opened.address.on_behalf(credentials));
             Err(Fault::SessionUnknown)
         }
         _ => Ok(opened),
     }
 }
 
-async fn initialized(
-    core: &Rc<Core>,
-    session: &Session,
-    credentials: &Credentials,
-    opened: &Opened,
-) -> Result<(), Fault> {
+async fn initialized(core: &Rc<Core>, credentials: &Credentials, opened: &Opened) -> Result<(), Fault> {
     if opened.told {
         return Ok(());
     }
     let message = jsonrpc::notification(method::INITIALIZED, None);
-    let endpoint = core.endpoint(&session.route);
     let address = opened.address.on_behalf(credentials);
-    let (status, headers) = upstream::tell(endpoint, &address, message).await.map_err(upstream::fault_of)?;
+    let (status, headers) = upstream::tell(core, &address, message).await.map_err(upstream::fault_of)?;
     if status.is_success() {
         return Ok(());
     }
@@ -395,7 +390,7 @@ pub async fn release(core: &Rc<Core>, session: &Arc<Session>, credentials: &Cred
         *slot = Slot::Empty { generation };
     }
     drop(slot);
-    upstream::end_later(core.endpoint(&session.route), bound.address.on_behalf(credentials));
+    upstream::end_later(core, bound.address.on_behalf(credentials));
 }
 
 /// Gives the upstream session up, whatever is under way in it, and forgets what was set up in it: whoever uses the
@@ -436,7 +431,7 @@ pub async fn forget(core: &Rc<Core>, session: &Arc<Session>) -> Updated {
     }
     drop(slot);
     if let Some(bound) = bound {
-        upstream::end_later(core.endpoint(&session.route), bound.address.clone());
+        upstream::end_later(core, bound.address.clone());
     }
     updated
 }
@@ -446,6 +441,6 @@ pub fn close(core: &Rc<Core>, session: &Arc<Session>, credentials: &Credentials)
     let before = std::mem::replace(&mut *lock(&session.slot), Slot::Closed);
     session.rebound.notify_waiters();
     if let Slot::Bound(bound) = before {
-        upstream::end_later(core.endpoint(&session.route), bound.address.on_behalf(credentials));
+        upstream::end_later(core, bound.address.on_behalf(credentials));
     }
 }

@@ -328,13 +328,11 @@ pub fn answer_upstream(
     credentials: &Credentials,
     answer: Vec<u8>,
 ) {
-    // Every core has the same endpoints; the binding's address says which session it is for.
     let Some(bound) = bound.cloned() else { return };
     let core = Rc::clone(core);
     let address = bound.address.on_behalf(credentials);
     tokio::task::spawn_local(async move {
-        let Some(endpoint) = core.endpoints.get(bound.route).cloned() else { return };
-        if let Err(error) = upstream::tell(&endpoint, &address, answer).await {
+        if let Err(error) = upstream::tell(&core, &address, answer).await {
             tracing::info!(%error, "an answer did not reach the upstream");
         }
     });

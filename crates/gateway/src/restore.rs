@@ -107,7 +107,7 @@ pub async fn replay(core: &Rc<Core>, session: &Session, record: &Record, address
         };
         let body = jsonrpc::request(&id, &step.method, Some(&params));
         let limit = app.config.limits.answer_bytes;
-        let done = upstream::ask(core.endpoint(&session.route), address, &id, body, limit).await;
+        let done = upstream::ask(core, address, &id, body, limit).await;
         let succeeded = matches!(&done, Ok(Own::Result(result, _)) if !is_true(result, &["isError"]));
         if !succeeded {
             tracing::warn!(session = app.log_id(&session.key.0), step = step.method, "not restored");
@@ -155,19 +155,21 @@ async fn says_it_is_repeatable(
     for _ in 0..MAX_PAGES {
         let id = app.unique_id();
         let body = jsonrpc::request(&id, method::TOOLS_LIST, Some(&params));
-        let asked = upstream::ask(core.endpoint(&session.route), &address, &id, body, limit);
+        let asked = upstream::ask(core, &address, &id, body, limit);
         let page = match asked.await.ok()? {
             Own::Result(page, _) => page,
             // The connection broke because the server died, most likely: then the session is lost as well.
-            Own::Refused(_) if !recovered => {
+            other @ (Own::Refused(_) | Own::Down) if !recovered => {
                 recovered = true;
-                let lost = Lost { generation: bound.generation, sign: Sign::OtherStatus };
+                let is_down = matches!(other, Own::Down);
+                let sign = if is_down { Sign::EndpointDown } else { Sign::OtherStatus };
+                let lost = Lost { generation: bound.generation, sign };
                 let bind = crate::recover::bind(core, session, credentials, Some(lost));
                 let (rebound, _) = bind.await.ok()?;
                 address = rebound.address.on_behalf(credentials);
                 continue;
             }
-            Own::Refused(_) => return None,
+            Own::Refused(_) | Own::Down => return None,
         };
         let page: serde_json::Value = serde_json::from_slice(&page).ok()?;
         let tool = page["tools"].as_array()?.iter().find(|tool| tool["name"] == *name);

@@ -16,13 +16,13 @@ use tokio::task::LocalSet;
 
 use crate::admin;
 use crate::app::{App, Core};
-use crate::config::{AdminAddress, Config, ConfigErrors, KeyRingPlace, StoreUrl, default_state_dir};
+use crate::config::{self, AdminAddress, Config, ConfigErrors, KeyRingPlace, StoreUrl, default_state_dir};
 use crate::effects::Effects;
 use crate::grants::Grants;
 use crate::keys::{self, KeysError, LiveKeys};
 use crate::tls::{Tls, TlsError};
 use crate::tokens::Verifier;
-use crate::upstream::destination;
+use crate::upstream::{destination, fleet::watch};
 use crate::{background, listener, status};
 
 /// How long work that no client waits for may go on after the last connection is done.
@@ -122,6 +122,7 @@ impl Gateway {
         let room = Arc::new(Semaphore::new(config.limits.connections + workers));
         config.listen = address;
         let app = App::new(config, destinations, effects, keys, store, tokens, grants);
+        runtime()?.block_on(watch::first_look(&app));
         let at = admin.as_ref().map(|door| door.address.clone());
         let mut started = Gateway { address, admin: at, app: Arc::clone(&app), workers: Vec::new() };
         if let Some(door) = admin {
@@ -138,11 +139,7 @@ impl Gateway {
             let thread = std::thread::Builder::new().name(format!("core-{index}"));
             started.workers.push(thread.spawn(move || worker.run(&runtime)).map_err(StartError::System)?);
         }
-        let routes: Vec<_> = app
-            .routes
-            .iter()
-            .map(|r| format!("{} -> {}", r.config.path, place(&r.config.upstream)))
-            .collect();
+        let routes: Vec<_> = app.routes.iter().map(|route| describe(&route.config)).collect();
         tracing::info!(%address, store = app.store.describe(), routes = routes.join(", "), "listening");
         Ok(started)
     }
@@ -176,10 +173,9 @@ impl Gateway {
     }
 }
 
-/// An upstream as logs may show it: its query may hold a key.
-pub fn place(upstream: &http::Uri) -> String {
-    let authority = upstream.authority().map_or("", |authority| authority.as_str());
-    format!("{}://{authority}{}", upstream.scheme_str().unwrap_or("http"), upstream.path())
+/// A route as logs may show it.
+fn describe(route: &config::Route) -> String {
+    format!("{} -> {}", route.path, route.places())
 }
 
 fn cores() -> usize {
@@ -217,6 +213,7 @@ impl Worker {
             if self.index == 0 {
                 tokio::task::spawn_local(LiveKeys::watch(Arc::clone(&core.app)));
                 tokio::task::spawn_local(status::sample(Arc::clone(&core.app)));
+                watch::start(&core);
             }
             tokio::task::spawn_local(tidy_pools(Rc::clone(&core)));
             if let (0, Some(tls)) = (self.index, self.tls.clone()) {
@@ -248,7 +245,7 @@ async fn tidy_pools(core: Rc<Core>) {
     let mut tick = tokio::time::interval(Duration::from_secs(10));
     loop {
         tokio::select! {
-            _ = tick.tick() => core.endpoints.iter().for_each(|endpoint| endpoint.tidy()),
+            _ = tick.tick() => core.tidy_pools(),
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }

@@ -9,7 +9,6 @@ use throughline_status::{Fact, POLICY, STEP, Status, Table, asset};
 use crate::app::App;
 use crate::metrics::summary::Summary;
 use crate::reply::{self, ReplyBody};
-use crate::serve::place;
 use crate::session::{Kind, lock};
 use crate::upstream::JSON;
 
@@ -46,7 +45,7 @@ fn status(app: &App) -> Status {
         app.routes.iter().zip(&kinds).zip(&counts.routes).map(|((route, (issued, keyed)), counts)| {
             vec![
                 route.config.path.clone(),
-                place(&route.config.upstream),
+                route.config.places(),
                 route.era.known(app.effects.now()).to_owned(),
                 issued.to_string(),
                 keyed.to_string(),

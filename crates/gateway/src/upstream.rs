@@ -5,12 +5,15 @@ mod certainty;
 mod connect;
 pub mod cookies;
 pub mod destination;
+pub mod fleet;
 pub mod http;
 mod many;
+mod sending;
 mod socket;
 
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
@@ -21,10 +24,15 @@ use throughline_wire::headers::{MCP_PROTOCOL_VERSION, MCP_SESSION_ID};
 use throughline_wire::loss;
 use throughline_wire::sse::{Frame, SseDecoder};
 
+use crate::app::Core;
 use crate::credentials::Credentials;
 use crate::error::Fault;
 use cookies::Jar;
-use http::{Answer, AnswerBody, Endpoint, SendError};
+use fleet::{Fleet, Place};
+use http::{Answer, AnswerBody, SendError};
+
+use sending::send_now;
+pub use sending::{any_endpoint, is_ill, send};
 
 /// How much of an answer is looked at before its headers go out.
 const HEAD_BYTES: usize = 4096;
@@ -47,8 +55,10 @@ pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub const AGENT: HeaderValue = HeaderValue::from_static(concat!("throughline/", env!("CARGO_PKG_VERSION")));
 
 /// What the gateway holds open at an upstream: what a request must carry to be in that session.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Address {
+    /// The endpoint that holds it; where none does, any of them.
+    pub at: Place,
     /// The upstream's session id; None where it gives none.
     pub session_id: Option<HeaderValue>,
     /// The negotiated protocol version.
@@ -60,6 +70,22 @@ pub struct Address {
 }
 
 impl Address {
+    /// In no session.
+    pub fn anywhere(fleet: &Arc<Fleet>) -> Self {
+        Self::at(Place::Anywhere(Arc::clone(fleet)))
+    }
+
+    /// In no session yet, at an endpoint that may open one.
+    pub fn at(at: Place) -> Self {
+        Address {
+            at,
+            session_id: None,
+            version: None,
+            cookies: Jar::default(),
+            credentials: Credentials::NONE,
+        }
+    }
+
     /// Sets the headers that put a request into this session.
     pub fn apply(&self, headers: &mut HeaderMap) {
         if let Some(id) = &self.session_id {
@@ -85,34 +111,6 @@ impl Address {
         self.apply(&mut headers);
         headers
     }
-}
-
-/// Sends a request in a session: its cookies go with it, and those that come back are kept.
-pub async fn send(
-    endpoint: &Rc<Endpoint>,
-    address: &Address,
-    method: Method,
-    mut headers: HeaderMap,
-    body: Bytes,
-) -> Result<Answer, SendError> {
-    address.cookies.apply(&mut headers, endpoint.now());
-    let answer = endpoint.send(method, headers, body).await?;
-    address.cookies.keep(&answer.headers, endpoint.destination(), endpoint.now());
-    Ok(answer)
-}
-
-/// The same for a message of the gateway's own, to an upstream that is up now or not at all.
-async fn send_now(
-    endpoint: &Rc<Endpoint>,
-    address: &Address,
-    method: Method,
-    body: Bytes,
-) -> Result<Answer, SendError> {
-    let mut headers = address.headers();
-    address.cookies.apply(&mut headers, endpoint.now());
-    let answer = endpoint.send_now(method, headers, body).await?;
-    address.cookies.keep(&answer.headers, endpoint.destination(), endpoint.now());
-    Ok(answer)
 }
 
 /// An answer whose beginning has been read.
@@ -326,6 +324,8 @@ pub enum Own {
     Result(Bytes, HeaderMap),
     /// Anything else, for the caller to judge or pass on.
     Refused(Refusal),
+    /// It was not sent: the endpoint takes no connection, while another does.
+    Down,
 }
 
 /// An upstream's answer that is no result.
@@ -354,26 +354,32 @@ pub fn is_challenge(status: StatusCode, headers: &HeaderMap) -> bool {
 
 /// Sends a request of the gateway's own and reads its answer whole.
 pub async fn ask(
-    endpoint: &Rc<Endpoint>,
+    core: &Core,
     address: &Address,
     id: &str,
     body: Vec<u8>,
     limit: usize,
 ) -> Result<Own, Fault> {
     // Somebody waits for the session that this is about, and others for them.
-    let asked = ask_unbounded(endpoint, address, id, body, limit);
+    let asked = ask_unbounded(core, address, id, body, limit);
     tokio::time::timeout(OWN_REQUEST, asked).await.unwrap_or(Err(Fault::UpstreamTimeout))
 }
 
 async fn ask_unbounded(
-    endpoint: &Rc<Endpoint>,
+    core: &Core,
     address: &Address,
     id: &str,
     body: Vec<u8>,
     limit: usize,
 ) -> Result<Own, Fault> {
-    let sent = send(endpoint, address, Method::POST, address.headers(), body.into());
-    let answer = sent.await.map_err(fault_of)?;
+    let sent = send(core, address, Method::POST, address.headers(), body.into());
+    let answer = match sent.await {
+        Err(SendError::Down(error)) => {
+            tracing::debug!(error, "upstream request not sent: its endpoint is down");
+            return Ok(Own::Down);
+        }
+        sent => sent.map_err(fault_of)?,
+    };
     let looked = Looked::at(answer, limit).await.map_err(fault_of)?;
     let (status, headers) = (looked.status, looked.headers.clone());
     let message = looked.response(Some(id), limit, |_| {}).await?;
@@ -391,11 +397,11 @@ async fn ask_unbounded(
 
 /// Sends a notification or a response of the gateway's own.
 pub async fn tell(
-    endpoint: &Rc<Endpoint>,
+    core: &Core,
     address: &Address,
     body: Vec<u8>,
 ) -> Result<(StatusCode, HeaderMap), SendError> {
-    let sent = send(endpoint, address, Method::POST, address.headers(), body.into());
+    let sent = send(core, address, Method::POST, address.headers(), body.into());
     let answer =
         tokio::time::timeout(OWN_MESSAGE, sent).await.unwrap_or(Err(SendError::Timeout(OWN_MESSAGE)))?;
     drain(answer.body);
@@ -425,16 +431,16 @@ pub fn drain(mut body: AnswerBody) {
 }
 
 /// Ends an upstream session. Failure is no trouble of anyone's: the upstream will expire it.
-pub async fn end(endpoint: &Rc<Endpoint>, address: &Address) {
+pub async fn end(core: &Core, address: &Address) {
     if address.session_id.is_none() {
         return;
     }
-    if endpoint.destination().forwards && !address.credentials.are_at_hand() {
+    if address.at.fleet().forwards() && !address.credentials.are_at_hand() {
         // Whose it is, it would have to be ended by: it is left to expire.
         return;
     }
     // An upstream that is away has forgotten the session or will: no waiting for its return.
-    let sent = send_now(endpoint, address, Method::DELETE, Bytes::new());
+    let sent = send_now(core, address, Method::DELETE, Bytes::new());
     match tokio::time::timeout(OWN_MESSAGE, sent).await {
         Ok(Ok(answer)) => drain(answer.body),
         Ok(Err(error)) => tracing::debug!(%error, "an upstream session was not ended"),
@@ -443,17 +449,17 @@ pub async fn end(endpoint: &Rc<Endpoint>, address: &Address) {
 }
 
 /// Ends an upstream session that nobody waits for.
-pub fn end_later(endpoint: &Rc<Endpoint>, address: Address) {
-    let endpoint = Rc::clone(endpoint);
-    tokio::task::spawn_local(async move { end(&endpoint, &address).await });
+pub fn end_later(core: &Rc<Core>, address: Address) {
+    let core = Rc::clone(core);
+    tokio::task::spawn_local(async move { end(&core, &address).await });
 }
 
 /// Whether the session still lives, by a `ping` in it; None when that cannot be told.
-pub async fn ping(endpoint: &Rc<Endpoint>, address: &Address) -> Option<bool> {
+pub async fn ping(core: &Core, address: &Address) -> Option<bool> {
     const ID: &str = "\"throughline-ping\"";
     let body = throughline_wire::jsonrpc::request(ID, throughline_wire::method::PING, None);
     let pinged = async {
-        let answer = send_now(endpoint, address, Method::POST, body.into()).await.ok()?;
+        let answer = send_now(core, address, Method::POST, body.into()).await.ok()?;
         let looked = Looked::at(answer, HEAD_BYTES * 16).await.ok()?;
         let alive = loss::ping_says_alive(looked.status.as_u16(), &looked.beginning());
         discard(looked);
@@ -466,7 +472,7 @@ pub async fn ping(endpoint: &Rc<Endpoint>, address: &Address) -> Option<bool> {
 pub fn fault_of(error: SendError) -> Fault {
     tracing::warn!(%error, "upstream request failed");
     match error {
-        SendError::NotSent(_) => Fault::UpstreamAway,
+        SendError::NotSent(_) | SendError::Down(_) => Fault::UpstreamAway,
         SendError::Broken(_) => Fault::MayHaveExecuted,
         SendError::Timeout(_) => Fault::UpstreamTimeout,
     }

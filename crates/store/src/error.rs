@@ -47,7 +47,7 @@ pub enum StoreError {
     },
     /// Redis does not answer, or says that it cannot now. It is tried again in the background.
     #[error(
-        "{place} is away ({reason}): check that it runs, that it can be reached from here and that it is the master; it is tried again at least once a second"
+        "{place} is away ({reason}): check that it runs, that it can be reached from here and that it is the master; it is tried again in the background"
     )]
     Away {
         /// Which Redis.
@@ -57,7 +57,7 @@ pub enum StoreError {
     },
     /// Redis does not accept who we are. It is tried again in the background.
     #[error(
-        "{place} refuses this gateway ({reason}): check user and password; it is tried again at least once a second, with what its password file says then"
+        "{place} refuses this gateway ({reason}): check user and password; it is tried again in the background, with what the password file says then"
     )]
     Refused {
         /// Which Redis.

@@ -143,7 +143,7 @@ impl Redis {
         now: Millis,
     ) -> Result<Put, StoreError> {
         let json = serde_json::to_vec(&record).map_err(|_| self.unexpected("JSON"))?;
-        let (now, expires) = (hex(now.0), hex(record.expires.0));
+        let (now, expires) = (frame::time(now), frame::time(record.expires));
         let expected_text = expected.map(|version| hex(version.0)).unwrap_or_default();
         let mut unreadable = String::new();
         loop {
@@ -180,7 +180,7 @@ impl Redis {
         tombstone: Record,
         now: Millis,
     ) -> Result<Option<Stored>, StoreError> {
-        let (now, expires) = (hex(now.0), hex(tombstone.expires.0));
+        let (now, expires) = (frame::time(now), frame::time(tombstone.expires));
         let (route, principal) = (HEXLOWER.encode(&tombstone.route), HEXLOWER.encode(&tombstone.principal));
         let arguments = [&now, &expires, &route, &principal].map(|text| text.as_bytes());
         let stood = match self.change(&script::DELETE, key, &arguments).await? {
@@ -200,7 +200,7 @@ impl Redis {
     }
 
     async fn touch(&self, key: RecordKey, at: Millis) -> Result<(), StoreError> {
-        let (name, at) = (self.record_name(&key.to_string()), hex(at.0));
+        let (name, at) = (self.record_name(&key.to_string()), frame::time(at));
         let run = async |link: &Link| script::TOUCH.run(link, &name, &[at.as_bytes()], || self.count()).await;
         self.send_counted(Access::Write, Some(key), run).await.map(drop)
     }

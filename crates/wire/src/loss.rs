@@ -69,6 +69,8 @@ pub enum Sign {
     HandshakeInSuccess,
     /// Any other status, with words about the session.
     OtherStatus,
+    /// No answer: the endpoint that holds it takes no connections, while another endpoint of the upstream does.
+    EndpointDown,
 }
 
 impl Sign {
@@ -89,6 +91,7 @@ impl Sign {
             Self::ErrorInSuccess => "200-error",
             Self::HandshakeInSuccess => "200-handshake",
             Self::OtherStatus => "other-status",
+            Self::EndpointDown => "endpoint-down",
         }
     }
 }

@@ -1,35 +1,10 @@
 //! What whoever runs the gateway asks of it, with the program's own commands; and what they print without one.
 
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Gateway, Mcp, Upstream};
-
-/// What a command printed, and how it ended.
-struct Ran {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Ran {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {} {}", self.stdout, self.stderr))
-    }
-}
-
-fn run(arguments: &[&str]) -> Ran {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_throughline"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("THROUGHLINE_")) {
-        command.env_remove(name);
-    }
-    let output = command.args(arguments).output().expect("that it runs");
-    let text = |bytes| String::from_utf8(bytes).expect("text");
-    Ran { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
-}
+use crate::harness::{Gateway, Mcp, Ran, Upstream, run};
 
 /// A gateway whose administrator has a socket file, and how commands find it.
 struct Administered {
@@ -174,7 +149,18 @@ fn completions_and_the_manual_know_every_command() {
         "{}",
         manual.stdout
     );
-    for command in ["serve", "reference", "demo", "check-config", "sessions", "keys", "completions", "man"] {
+    for command in [
+        "serve",
+        "reference",
+        "demo",
+        "call",
+        "load",
+        "check-config",
+        "sessions",
+        "keys",
+        "completions",
+        "man",
+    ] {
         assert!(
             manual.stdout.contains(&format!(".SH \"THROUGHLINE {}\"", command.to_uppercase())),
             "{command}"

@@ -14,8 +14,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use client::{Client, Kind};
-use fleet::{Balancer, Engine, Fleet};
+use fleet::{Balancer, Fleet};
 use ledger::Ledger;
+
+use crate::harness::Engine;
 
 /// A small generator: what matters is that a seed says everything.
 #[derive(Clone)]
@@ -43,6 +45,16 @@ fn setting(name: &str, otherwise: u64) -> u64 {
 #[test]
 fn over_one_redis() {
     run(Engine::Standalone, Fate::Killed);
+}
+
+#[test]
+fn over_sentinels() {
+    run(Engine::Sentinel, Fate::Killed);
+}
+
+#[test]
+fn over_a_cluster() {
+    run(Engine::Cluster, Fate::Killed);
 }
 
 #[test]

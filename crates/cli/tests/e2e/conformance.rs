@@ -1,5 +1,6 @@
 //! The official conformance suite: directly against a server with everything that it asks for, and through the
-//! gateway in front of that server.
+//! gateway in front of that server; and directly against the stateless reference server, as far as that has what a
+//! scenario is about.
 //!
 //! The suite can be fooled (empty lists pass, and so does an error in the place of a result), so it is not
 //! enough to pass: through the gateway it must see just what it saw directly, and the server must have got
@@ -49,6 +50,44 @@ fn legacy_to_legacy_over_three_replicas() {
         required.len()
     );
     assert!(troubles.is_empty(), "{troubles:#?}");
+}
+
+/// What the reference server's own tools, resources and prompts are enough for. The other scenarios call tools, or
+/// read resources, whose names are the suite's.
+const REFERENCE_LEGACY: [&str; 6] =
+    ["server-initialize", "ping", "tools-list", "resources-list", "prompts-list", "dns-rebinding-protection"];
+const REFERENCE_MODERN: [&str; 8] = [
+    "tools-list",
+    "server-sse-multiple-streams",
+    "resources-list",
+    "sep-2164-resource-not-found",
+    "prompts-list",
+    "dns-rebinding-protection",
+    "caching",
+    "input-required-result-unsupported-methods",
+];
+
+#[test]
+fn reference_by_2025_11_25() {
+    let server = Upstream::stateless(&[], &[]);
+    Report::of(&server.url(), "2025-11-25").assert_passed(&REFERENCE_LEGACY);
+}
+
+#[test]
+fn reference_by_2026_07_28() {
+    let server = Upstream::stateless(&[], &[]);
+    let report = Report::of(&server.url(), "2026-07-28");
+    report.assert_passed(&REFERENCE_MODERN);
+    report.assert_stateless();
+}
+
+#[test]
+fn reference_with_strict_headers() {
+    let server = Upstream::stateless(&[], &["--era", "modern", "--strict-headers"]);
+    let report = Report::of(&server.url(), "2026-07-28");
+    report.assert_passed(&REFERENCE_MODERN);
+    report.assert_passed(&["http-header-validation"]);
+    report.assert_stateless();
 }
 
 /// Runs what this revision requires, so many scenarios, directly and through the gateway.
@@ -139,6 +178,36 @@ impl Report {
         // A check of every scenario's messages says nothing of what this one is about.
         let own = |check: &Value| check["status"] == "SUCCESS" && check["id"] != "wire-schema-valid";
         (!checks.iter().any(own)).then(|| "nothing was checked".to_owned())
+    }
+
+    /// Fails the test if the reference server has not passed these, or has passed because there was nothing to it.
+    fn assert_passed(&self, scenarios: &[&str]) {
+        let trouble = |scenario: &&str| Some(format!("{scenario}: {}", self.trouble(scenario)?));
+        let troubles: Vec<String> = scenarios.iter().filter_map(trouble).collect();
+        assert!(troubles.is_empty(), "{}\n{}", troubles.join("\n"), self.printed);
+        for (scenario, what, count) in [
+            ("tools-list", "/details/toolCount", 6),
+            ("resources-list", "/details/resourceCount", 8),
+            ("prompts-list", "/details/promptCount", 1),
+        ] {
+            let check = &self.checks(scenario)[0];
+            assert_eq!(check.pointer(what), Some(&json!(count)), "{scenario}: {check}");
+        }
+    }
+
+    /// Fails the test if the reference server has not passed those checks of `server-stateless` that do without the
+    /// suite's own tools, or without lists that change.
+    fn assert_stateless(&self) {
+        let checks = self.checks("server-stateless");
+        let untestable = |check: &&Value| {
+            let said = check["errorMessage"].as_str().unwrap_or_default();
+            check["status"] == "SKIPPED"
+                || said.starts_with("Not testable: server does not list the diagnostic tool")
+        };
+        let (aside, own): (Vec<_>, Vec<_>) = checks.iter().partition(untestable);
+        let failed: Vec<_> = own.iter().filter(|check| check["status"] != "SUCCESS").collect();
+        assert!(failed.is_empty(), "{failed:?}");
+        assert_eq!((own.len(), aside.len()), (24, 6), "{}", self.printed);
     }
 
     /// Fails the test if what passes, passes because there is nothing to it.

@@ -82,6 +82,9 @@ pub struct View {
     pub expires_in: u64,
     /// Whether it has an upstream session now.
     pub bound: bool,
+    /// The endpoint that holds it: its URL without the query, and its address where it is one of several of a name.
+    /// Empty where none does, and of records that were written when there was one.
+    pub endpoint: String,
     /// The last binding's number.
     pub generation: u32,
     /// Requests under way.
@@ -239,14 +242,15 @@ async fn stored(
 
 /// A session in memory. None when it was ended.
 fn of_session(app: &App, session: &Session, used: Millis, now: Millis) -> Option<View> {
-    let (bound, generation) = match &*lock(&session.slot) {
+    let (bound, generation, endpoint) = match &*lock(&session.slot) {
         Slot::Closed => return None,
-        Slot::Bound(bound) => (true, bound.generation),
-        slot => (false, slot.generation()),
+        Slot::Bound(bound) => (true, bound.generation, bound.address.at.name().to_owned()),
+        slot => (false, slot.generation(), String::new()),
     };
     let route = session.route.config.path.clone();
     Some(View {
         bound,
+        endpoint,
         generation,
         in_flight: session.in_flight(),
         live: app.sessions.get(&session.key).is_some(),
@@ -265,7 +269,8 @@ fn of_record(app: &App, key: RecordKey, stored: &Stored, now: Millis) -> Option<
     };
     let route = route.map(|route| route.config.path.clone()).unwrap_or_default();
     let view = view(app, key, kind, route, &stored.record, stored.touched, now);
-    Some(View { bound: binding.is_some(), generation: *generation, ..view })
+    let endpoint = binding.as_ref().map(|binding| binding.endpoint.clone()).unwrap_or_default();
+    Some(View { bound: binding.is_some(), endpoint, generation: *generation, ..view })
 }
 
 fn view(
@@ -289,6 +294,7 @@ fn view(
         idle: since(used),
         expires_in: record.expires.0.saturating_sub(now.0) / 1000,
         bound: false,
+        endpoint: String::new(),
         generation: 0,
         in_flight: 0,
         live: false,

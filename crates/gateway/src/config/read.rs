@@ -151,6 +151,23 @@ impl Field<'_, '_> {
         }
     }
 
+    /// A string that `parse` understands, or an array of such; their kind in the singular, with article, and in the
+    /// plural.
+    pub(super) fn one_or_more<V>(
+        &mut self,
+        into: &mut Vec<V>,
+        one: &str,
+        more: &str,
+        parse: impl Fn(&str) -> Result<V, ValueError>,
+    ) {
+        if matches!(self.value.get_ref(), DeValue::Array(_)) {
+            return self.list(into, more, parse);
+        }
+        let mut read = None;
+        self.parsed(&mut read, one, |text| parse(text).map(Some));
+        into.extend(read);
+    }
+
     /// One of a few words.
     pub(super) fn choice<V: Copy>(&mut self, into: &mut V, choices: &[(&str, V)]) {
         let one_of = choices.iter().map(|(name, _)| format!("{name:?}")).collect::<Vec<_>>().join(" or ");
@@ -266,6 +283,11 @@ impl Field<'_, '_> {
             let reader = &mut *self.reader;
             read(name.get_ref(), &mut Field { reader, path, name_span: name.span(), value });
         }
+    }
+
+    /// Whether this table has such a key.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.value.get_ref().get(name).is_some()
     }
 
     /// Reports that this table lacks its key `name`, if it does.

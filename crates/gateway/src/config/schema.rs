@@ -5,8 +5,8 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use http::HeaderName;
 use http::header::AUTHORIZATION;
-use http::{HeaderName, Uri};
 use throughline_wire::profile::list::Selection;
 use toml::de::{DeTable, Error};
 
@@ -19,8 +19,8 @@ use super::upstream::{forward_header, header_name, header_value};
 use super::value::{self, show_duration};
 use super::{
     AdminAddress, Anonymous, Answers, Config, ConfigErrors, GIB, KIB, KeyRingPlace, Limits, MIB, Mode,
-    OnStoreFailure, OnStoreMiss, Place, Route, Sessions, Timeouts, Tls, UnsafeAfterLoss, days, hours,
-    minutes,
+    OnStoreFailure, OnStoreMiss, Place, Resolve, Route, Sessions, Timeouts, Tls, UnsafeAfterLoss, days,
+    hours, minutes,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -101,7 +101,15 @@ const SESSIONS: &[Key<Sessions>] = &[
 ];
 
 const ROUTE: &[Key<Route>] = &[
-    Key::new("url", |r, f| f.parsed(&mut r.upstream, "a URL", value::upstream)),
+    Key::new("url", |r, f| f.one_or_more(&mut r.upstream, "a URL", "URLs", value::upstream)),
+    Key::new("resolve", |r, f| {
+        f.choice(&mut r.resolve, &[("one", Resolve::One), ("all", Resolve::All)]);
+    }),
+    Key::new("probe", |r, f| {
+        let mut probe = SECOND;
+        f.duration(&mut probe, SECOND..=hours(1));
+        r.probe = Some(probe);
+    }),
     Key::new("ca", |r, f| f.parsed(&mut r.ca, "a path", |s| value::file(s).map(Some))),
     Key::new("client_certificate", |r, f| {
         f.parsed(&mut r.client_certificate, "a path", |s| value::file(s).map(Some));
@@ -253,10 +261,18 @@ fn named_route(name: &str, field: &mut Field<'_, '_>) -> Route {
 }
 
 fn route(name: &str, field: &mut Field<'_, '_>) -> Route {
-    // The empty URL never gets out: either `url` replaces it or the file is refused.
-    let mut route = Route::new(name, Uri::default());
-    field.table(&mut route, ROUTE);
+    // An empty list never gets out: either `url` fills it or the file is refused.
+    let mut route = Route::new(name, Vec::new());
+    let is_whole = field.table(&mut route, ROUTE);
     field.require("url", "url = \"http://HOST:PORT/mcp\"");
+    if is_whole && field.has("url") {
+        if let Err(error) = value::endpoints(&route.upstream) {
+            field.fail_inside("url", error.to_string());
+        } else if route.resolve == Resolve::All && !route.upstream.iter().any(value::has_name) {
+            let message = "there is no name to look up: url has addresses only".to_owned();
+            field.fail_inside("resolve", message);
+        }
+    }
     match (&route.client_certificate, &route.client_key) {
         (Some(_), None) => field.fail_inside("client_certificate", "client_key is missing".to_owned()),
         (None, Some(_)) => field.fail_inside("client_key", "client_certificate is missing".to_owned()),

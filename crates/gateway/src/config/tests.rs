@@ -1,5 +1,7 @@
 //! What a file may say, what is refused, and in which words. Single values are tested in `value`.
 
+use http::{HeaderName, Uri};
+
 use super::*;
 
 mod callers;
@@ -55,6 +57,7 @@ fn the_example_is_valid_in_full_and_shows_the_defaults() {
     assert_eq!(full.store, StoreUrl::Embedded(None));
     // What has no default is shown by an example.
     let examples = Route {
+        probe: None,
         ca: None,
         client_certificate: None,
         client_key: None,
@@ -127,7 +130,9 @@ warm = "5s"
 [upstream]
 url = "http://[::1]:3000"
 [routes.files-2]
-url = "https://files.internal/x?y=1"
+url = ["https://files.internal/x?y=1", "https://files-2.internal/x"]
+resolve = "all"
+probe = "7s"
 ca = "/etc/ca.pem"
 client_certificate = "client.pem"
 client_key = "client.key"
@@ -204,7 +209,10 @@ fn every_key_is_read() {
             initialize_cache: minutes(1),
             warm: Duration::from_secs(5),
         },
-        routes: vec![Route::new("", Uri::from_static("http://[::1]:3000")), upstream::files_of_every_key()],
+        routes: vec![
+            Route::new("", vec![Uri::from_static("http://[::1]:3000")]),
+            upstream::files_of_every_key(),
+        ],
         callers: Callers {
             anonymous: Some(true),
             tokens: Vec::new(),

@@ -2,7 +2,7 @@
 //!
 //! An error quotes the text, except where that could be a password.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use throughline_wire::profile::{Profile, ROUTE_PROFILES};
 
 use crate::peer::Network;
 
-use super::{GIB, KIB, MIB, StoreUrl, ValueError};
+use super::{GIB, KIB, MAX_ENDPOINTS, MIB, StoreUrl, ValueError};
 
 /// How many worker threads may be asked for.
 pub(super) const WORKERS: RangeInclusive<usize> = 1..=1024;
@@ -176,6 +176,33 @@ pub(super) fn profile(text: &str) -> Result<Option<&'static Profile>, ValueError
         let names: Vec<String> = ROUTE_PROFILES.iter().map(|profile| format!("{:?}", profile.name)).collect();
         ValueError(format!("{text:?} is not {}", names.join(" or ")))
     })
+}
+
+/// An upstream's URL as logs and records may show it: its query may hold a key.
+pub(crate) fn place(upstream: &Uri) -> String {
+    let authority = upstream.authority().map_or("", |authority| authority.as_str());
+    format!("{}://{authority}{}", upstream.scheme_str().unwrap_or("http"), upstream.path())
+}
+
+/// Checks an upstream's URLs as a whole.
+pub(super) fn endpoints(upstream: &[Uri]) -> Result<(), ValueError> {
+    if upstream.is_empty() {
+        return err("there is none: write at least one URL, [\"http://HOST:PORT/mcp\"]".to_owned());
+    }
+    if upstream.len() > MAX_ENDPOINTS {
+        return err(format!("{} are too many: at most {MAX_ENDPOINTS}", upstream.len()));
+    }
+    let places: Vec<_> = upstream.iter().map(place).collect();
+    match places.iter().enumerate().find(|(at, place)| places[..*at].contains(place)) {
+        Some((_, twice)) => err(format!("{twice} is there twice (queries do not count): take one out")),
+        None => Ok(()),
+    }
+}
+
+/// Whether a URL's host is a name, and not an address.
+pub(super) fn has_name(upstream: &Uri) -> bool {
+    let host = upstream.host().unwrap_or_default();
+    host.trim_matches(['[', ']']).parse::<IpAddr>().is_err()
 }
 
 /// The name of a route.

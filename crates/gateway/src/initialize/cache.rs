@@ -12,6 +12,7 @@ use super::{Lists, Opened};
 use crate::error::Fault;
 use crate::session::lock;
 use crate::upstream::cookies::Jar;
+use crate::upstream::fleet::Place;
 use crate::upstream::{Address, Refusal};
 
 /// Answers kept for one route; the one that lapses first goes first. What makes them differ comes from clients.
@@ -38,9 +39,10 @@ impl Answer {
         version.and_then(ProtocolVersion::parse).unwrap_or(ASSUMED)
     }
 
-    /// For others than the session that it made: cookies are that one's.
-    pub fn without_cookies(&self) -> Self {
-        let address = Address { cookies: Jar::default(), ..self.address.clone() };
+    /// For others than the session that it made: cookies and place are that one's.
+    pub fn for_others(&self) -> Self {
+        let at = Place::Anywhere(Arc::clone(self.address.at.fleet()));
+        let address = Address { at, cookies: Jar::default(), ..self.address.clone() };
         Answer { result: self.result.clone(), address }
     }
 }
@@ -91,6 +93,15 @@ pub enum Lookup {
 impl Default for InitializeCache {
     fn default() -> Self {
         InitializeCache { entries: Mutex::default(), asking: Semaphore::new(MAX_ASKING) }
+    }
+}
+
+impl Known {
+    /// Gives up the session that is kept warm, which is to be ended.
+    fn cool(&mut self) -> Address {
+        self.warm = None;
+        let others = self.answer.for_others();
+        std::mem::replace(&mut self.answer, others).address
     }
 }
 
@@ -158,13 +169,12 @@ impl InitializeCache {
         let sessionless =
             known.answer.address.session_id.is_none() && known.warm.is_none() && now < known.until;
         let warm = known.warm.take().is_some_and(|until| now < until);
-        // Whoever takes it gets its cookies, and nobody after.
-        let cookies = match std::mem::take(&mut known.answer.address.cookies) {
-            cookies if warm => cookies,
-            _ => Jar::new(Vec::new()),
-        };
+        // Whoever takes it gets its cookies and its place, and nobody after.
+        let others = known.answer.for_others();
+        let taken = std::mem::replace(&mut known.answer, others).address;
+        let address = if warm { taken } else { Address { cookies: Jar::new(Vec::new()), ..taken } };
         (warm || sessionless).then(|| Opened {
-            address: Address { cookies, ..known.answer.address.clone() },
+            address,
             lists: Lists::of_result(&known.answer.result),
             taken: true,
             told: sessionless,
@@ -178,8 +188,7 @@ impl InitializeCache {
             let Entry::Known(known) = entry else { return true };
             let lapsed = known.until <= now;
             if known.warm.is_some_and(|until| lapsed || until <= now) {
-                known.warm = None;
-                unused.push(known.answer.address.clone());
+                unused.push(known.cool());
             }
             !lapsed
         });
@@ -198,6 +207,5 @@ fn cool_oldest(entries: &mut HashMap<[u8; 16], Entry>) -> Option<Address> {
         _ => None,
     });
     let oldest = known.min_by_key(|known| known.warm)?;
-    oldest.warm = None;
-    Some(oldest.answer.address.clone())
+    Some(oldest.cool())
 }

@@ -47,6 +47,7 @@ impl Collector for Scrape {
         self.requests(&mut out, &shards)?;
         self.latencies(&mut out, &shards)?;
         self.recoveries(&mut out, &shards)?;
+        self.endpoints(&mut out)?;
         self.sessions(&mut out)?;
         self.store(&mut out)
     }
@@ -159,6 +160,31 @@ impl Scrape {
             family
                 .encode_family(&[("route", route.config.path.as_str())])?
                 .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        Ok(())
+    }
+
+    fn endpoints(&self, out: &mut Out<'_, '_>) -> fmt::Result {
+        let now = self.0.effects.now();
+        let fleets: Vec<_> =
+            self.0.routes.iter().map(|route| (route.config.path.as_str(), route.fleet.listed())).collect();
+        let mut family =
+            out.begin("upstream_endpoints", "Endpoints of the upstream, by state", MetricType::Gauge)?;
+        for (route, members) in &fleets {
+            let spared = members.iter().filter(|member| member.is_out(now)).count() as u64;
+            for (state, count) in [("in", members.len() as u64 - spared), ("out", spared)] {
+                family.encode_family(&[("route", *route), ("state", state)])?.encode_gauge(&count)?;
+            }
+        }
+        let mut family = out.begin(
+            "upstream_ejections",
+            "How often an endpoint was spared for a while, since it failed repeatedly",
+            MetricType::Counter,
+        )?;
+        for (route, members) in &fleets {
+            for member in members {
+                counted(&mut family, &[("route", *route), ("endpoint", &*member.name)], member.ejections())?;
+            }
         }
         Ok(())
     }

@@ -6,9 +6,12 @@
 //! generation stays, else the one that was stored first; the other's upstream session is ended.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use throughline_store::{Binding, Put, Record, State, StoreError, Stored, Version};
+use tokio::time::Instant;
 
 use super::{Kind, Session, lock};
 use crate::app::{App, Core};
@@ -19,6 +22,9 @@ use crate::upstream;
 
 /// Value of [`Session::read_at`] when the record has to be read again, whatever the store's epoch is.
 pub(super) const STALE: u64 = u64::MAX;
+
+/// How long calls may go on in a binding that lost to another.
+const LAST_CALLS: Duration = Duration::from_secs(30);
 
 /// What the store is known to hold.
 pub(super) struct Known {
@@ -259,7 +265,7 @@ impl Session {
             known.unstored |= known.version.take().is_some();
             return;
         };
-        let beaten = match known.against(&found) {
+        let (beaten, held) = match known.against(&found) {
             Stays::Both => return,
             Stays::Known => {
                 // Where it is older, it is one that was given up before.
@@ -267,7 +273,7 @@ impl Session {
                 let theirs = binding(&found.record).filter(|_| apart).cloned();
                 known.version = Some(found.version);
                 known.unstored = true;
-                theirs
+                (theirs, None)
             }
             Stays::Found => {
                 let mut record = found.record;
@@ -275,27 +281,49 @@ impl Session {
                 let newer = Known { heard: known.heard, ..Known::new(record, Some(found.version)) };
                 let ours = std::mem::replace(&mut *known, newer);
                 let rebound = binding(&ours.record) != binding(&known.record);
-                if rebound || known.record.state == State::Deleted {
-                    self.follow(app, &known.record);
-                }
+                let held = if rebound || known.record.state == State::Deleted {
+                    self.follow(app, &known.record)
+                } else {
+                    None
+                };
                 // Whoever waits for another replica to bind the session looks again.
                 self.rebound.notify_waiters();
-                binding(&ours.record).filter(|_| ours.unstored && rebound).cloned()
+                (binding(&ours.record).filter(|_| ours.unstored && rebound).cloned(), held)
             }
         };
         drop(known);
         if let Some(bound) = beaten.and_then(|it| Bound::unseal(app, self.route.index, self.key, &it)) {
-            upstream::end_later(core.endpoint(&self.route), bound.address);
+            let core = Rc::clone(core);
+            tokio::task::spawn_local(async move {
+                unused(held).await;
+                upstream::end_later(&core, bound.address);
+            });
         }
     }
 
-    /// Binds the session as its record has it, while no attempt of our own is under way: that one will see.
-    fn follow(&self, app: &App, record: &Record) {
+    /// Binds the session as its record has it, while no attempt of our own is under way: that one will see. Gives what it
+    /// was bound to.
+    fn follow(&self, app: &App, record: &Record) -> Option<Arc<Bound>> {
         let mut slot = lock(&self.slot);
         match (&*slot, &record.state) {
-            (Slot::Closed, _) | (Slot::Making(_), State::Open { .. }) => {}
-            _ => *slot = Slot::of_record(app, self.route.index, self.key, record),
+            (Slot::Closed, _) | (Slot::Making(_), State::Open { .. }) => None,
+            _ => {
+                match std::mem::replace(&mut *slot, Slot::of_record(app, self.route.index, self.key, record))
+                {
+                    Slot::Bound(bound) => Some(bound),
+                    _ => None,
+                }
+            }
         }
+    }
+}
+
+/// Returns when no call is under way in a binding that was given up, or has been for long enough. What is under way in
+/// another replica's is not known here: that gets the whole time.
+async fn unused(held: Option<Arc<Bound>>) {
+    let until = Instant::now() + LAST_CALLS;
+    while held.as_ref().is_none_or(|held| Arc::strong_count(held) > 1) && Instant::now() < until {
+        tokio::time::sleep(LAST_CALLS / 60).await;
     }
 }
 

@@ -23,8 +23,8 @@ use crate::sockets;
 /// How long one attempt to connect may take, at least: a packet may be lost on the way.
 pub(super) const ONE_ATTEMPT: Duration = Duration::from_secs(1);
 /// First pause before a refused connection is tried again; doubled up to [`RETRY_MAX`].
-const RETRY_FIRST: Duration = Duration::from_millis(20);
-const RETRY_MAX: Duration = Duration::from_millis(500);
+pub(super) const RETRY_FIRST: Duration = Duration::from_millis(20);
+pub(super) const RETRY_MAX: Duration = Duration::from_millis(500);
 /// Longest answer of a proxy to CONNECT, in bytes.
 const MAX_PROXY_HEAD: usize = 8 * 1024;
 
@@ -76,7 +76,8 @@ async fn once(to: &Destination) -> Result<Link, Failed> {
         Some(proxy) => (proxy.host.as_str(), proxy.port),
         None => (to.host.as_str(), to.port),
     };
-    let mut socket = match host.parse::<std::net::IpAddr>() {
+    let address = to.address.map_or_else(|| host.parse::<std::net::IpAddr>(), Ok);
+    let mut socket = match address {
         Ok(ip) => TcpStream::connect((ip, port)).await,
         Err(_) => TcpStream::connect((host, port)).await,
     }?;

@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use super::certainty;
 use super::connect::{self, Link, ONE_ATTEMPT};
 use super::destination::Destination;
+use super::fleet::Flight;
 use super::many::{Many, Stream};
 use super::socket::{Socket, is_quiet};
 use crate::effects::Effects;
@@ -43,6 +44,9 @@ pub enum SendError {
     /// did not look at the request.
     #[error("not sent: {0}")]
     NotSent(String),
+    /// The same, of an endpoint that holds the session, while another takes connections.
+    #[error("not sent: {0}; another endpoint takes connections")]
+    Down(String),
     /// The connection broke after the request may have been sent.
     #[error("connection broke: {0}")]
     Broken(String),
@@ -133,6 +137,31 @@ impl Endpoint {
         body: Bytes,
     ) -> Result<Answer, SendError> {
         self.send_within(ONE_ATTEMPT, self.request(method, None, headers, body)).await
+    }
+
+    /// The same in one attempt, for a request that can go elsewhere.
+    pub async fn send_once(
+        self: &Rc<Self>,
+        method: http::Method,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Answer, SendError> {
+        self.send_within(Duration::ZERO, self.request(method, None, headers, body)).await
+    }
+
+    /// Whether it takes connections: there is one, or one can be made, which is kept for the next request.
+    ///
+    /// # Errors
+    /// [`SendError::NotSent`], after one attempt.
+    pub async fn reach(self: &Rc<Self>) -> Result<(), SendError> {
+        let place = match self.take().await {
+            Some(place) => place,
+            None => self.connect(Duration::ZERO).await?,
+        };
+        if let Place::One(connection) = place {
+            self.put_back(connection);
+        }
+        Ok(())
     }
 
     /// Gets something else that the upstream has, if it is up.
@@ -265,6 +294,14 @@ impl Endpoint {
         Uri::from_parts(parts).unwrap_or_else(|_| self.to.uri.clone())
     }
 
+    fn put_back(&self, connection: Connection) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() >= MAX_IDLE {
+            idle.pop_front();
+        }
+        idle.push_back(Idle { connection, since: Instant::now() });
+    }
+
     /// The most recently used idle connection that is still open.
     ///
     /// A server that was killed has closed its sockets, but hyper learns of it only when its task runs. One look
@@ -304,7 +341,7 @@ fn failure(error: &hyper::Error, reused: bool) -> SendError {
 
 fn answer(response: Response<Incoming>, lease: Lease) -> Answer {
     let (parts, incoming) = response.into_parts();
-    let mut body = AnswerBody { incoming, lease: Some(lease) };
+    let mut body = AnswerBody { incoming, lease: Some(lease), flight: None };
     if body.incoming.is_end_stream() {
         body.give_back();
     }
@@ -322,6 +359,8 @@ enum Lease {
 pub struct AnswerBody {
     incoming: Incoming,
     lease: Option<Lease>,
+    /// Where there are several endpoints.
+    flight: Option<Flight>,
 }
 
 impl AnswerBody {
@@ -330,11 +369,12 @@ impl AnswerBody {
         if connection.sender.is_closed() {
             return;
         }
-        let mut idle = endpoint.idle.borrow_mut();
-        if idle.len() >= MAX_IDLE {
-            idle.pop_front();
-        }
-        idle.push_back(Idle { connection, since: Instant::now() });
+        endpoint.put_back(connection);
+    }
+
+    /// Keeps the request counted at its endpoint until the body is let go of.
+    pub(super) fn carry(&mut self, flight: Flight) {
+        self.flight = Some(flight);
     }
 
     /// The next piece of the body; None at its end.

@@ -6,7 +6,7 @@ use crate::harness::{Certificates, Front, Gw, PATIENCE, Session, Upstream, call,
 
 fn gateway(upstream: &Upstream, front: &Front, change: impl FnOnce(&mut Config)) -> Gw {
     Gw::start_with(upstream, |config| {
-        config.routes[0].upstream = front.url();
+        config.routes[0].upstream = vec![front.url()];
         change(config);
     })
 }

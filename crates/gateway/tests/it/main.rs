@@ -13,6 +13,7 @@ mod callers;
 mod certificates;
 mod cookies;
 mod entra;
+mod fleet;
 mod grants;
 mod hostile;
 mod ids;

@@ -21,7 +21,7 @@ impl Setting {
 
     fn gateway(&self) -> Gw {
         Gw::start_with(&self.upstream, |config| {
-            config.routes[0].upstream = self.front.url();
+            config.routes[0].upstream = vec![self.front.url()];
             config.routes[0].ca = Some(self.certificates.ca());
             config.routes[0].forward_authorization = true;
             config.workers = std::num::NonZeroUsize::new(1);

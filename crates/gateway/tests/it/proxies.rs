@@ -24,7 +24,7 @@ fn at_http_the_proxy_is_told_the_whole_url() {
     let upstream = Upstream::start();
     let gateway = Gw::start_with(&upstream, |config| {
         through(config, upstream.address);
-        config.routes[0].upstream = http::Uri::from_static("http://mcp.test/mcp?a=b");
+        config.routes[0].upstream = vec![http::Uri::from_static("http://mcp.test/mcp?a=b")];
     });
     assert_eq!(Session::open(&gateway.client()).count(), "1");
     for request in upstream.log() {
@@ -72,7 +72,7 @@ fn at_https_the_proxy_tunnels() {
     let (address, heads) = proxy("200 Connection established", front.address);
     let gateway = Gw::start_with(&upstream, |config| {
         through(config, address);
-        config.routes[0].upstream = http::Uri::from_static("https://mcp.test/mcp");
+        config.routes[0].upstream = vec![http::Uri::from_static("https://mcp.test/mcp")];
         config.routes[0].ca = Some(certificates.ca());
     });
     assert_eq!(Session::open(&gateway.client()).count(), "1");
@@ -91,7 +91,7 @@ fn a_proxy_that_refuses_is_told_in_the_log() {
     let (address, heads) = proxy("407 Proxy Authentication Required", upstream.address);
     let gateway = Gw::start_with(&upstream, |config| {
         through(config, address);
-        config.routes[0].upstream = http::Uri::from_static("https://mcp.test/mcp");
+        config.routes[0].upstream = vec![http::Uri::from_static("https://mcp.test/mcp")];
         config.routes[0].ca = Some(certificates.ca());
     });
     let answer = gateway.client().post(initialize_body("2025-06-18", "{}"));

@@ -54,6 +54,7 @@ fn crates_keep_their_distance() {
     for (manifest, banned) in [
         ("crates/gateway/Cargo.toml", &["rmcp", "redb", "axum", "throughline-reference"][..]),
         ("crates/store/Cargo.toml", &["throughline-wire", "throughline-gateway", "hyper"]),
+        ("crates/rmcp-store/Cargo.toml", &["throughline-gateway"]),
         ("crates/reference/Cargo.toml", &["throughline-gateway", "throughline-store"]),
     ] {
         let dependencies = dependencies(manifest);

@@ -1,7 +1,13 @@
-//! The counter server, as a client over plain HTTP sees it.
+//! The servers, as clients over plain HTTP see them, and as rmcp's own client does.
 #![cfg(test)]
 
 mod counter;
+mod handles;
+mod host;
+mod modern;
+mod rmcp_client;
+mod server;
+mod tools;
 
 // The gateway's tests speak to servers in the same way; the client is theirs.
 #[path = "../../../cli/tests/e2e/harness/http.rs"]

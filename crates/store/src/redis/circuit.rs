@@ -6,6 +6,7 @@
 //!
 //! Where Redis can be read but takes no writes (out of memory, for one), only writes fail at once.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub(super) struct Circuit {
     name: Arc<str>,
     // A std lock: nothing waits under it.
     state: RwLock<State>,
+    /// Whether `state` is closed, for those who ask at every request.
+    closed: AtomicBool,
     /// Wakes [`keep`].
     alarm: Notify,
 }
@@ -69,7 +72,7 @@ impl Circuit {
         let name: Arc<str> = place.to_string().into();
         let why = StoreError::Away { place: Arc::clone(&name), reason: "not connected yet".into() };
         let state = RwLock::new(State::Open { why, suspect: None });
-        Circuit { place, name, state, alarm: Notify::new() }
+        Circuit { place, name, state, closed: AtomicBool::new(false), alarm: Notify::new() }
     }
 
     /// What errors call the place.
@@ -106,6 +109,9 @@ impl Circuit {
 
     /// Why not everything goes out.
     pub(super) fn trouble(&self) -> Option<String> {
+        if self.closed.load(Ordering::Acquire) {
+            return None;
+        }
         match &*self.read() {
             State::Closed(_) => None,
             State::ReadOnly(_, why) | State::Open { why, .. } => Some(why.brief()),
@@ -115,7 +121,7 @@ impl Circuit {
 
     /// Ends it for good.
     pub(super) fn shut(&self) -> bool {
-        let was = std::mem::replace(&mut *self.write(), State::Shut);
+        let was = self.change(&mut self.write(), State::Shut);
         !matches!(was, State::Shut)
     }
 
@@ -132,11 +138,9 @@ impl Circuit {
             Failure::OutOfMemory(_) | Failure::NoWrites(_) => State::ReadOnly(line, error.clone()),
             Failure::Forbidden(_) | Failure::Unexpected(_) => return error,
         };
-        let open = matches!(next, State::Open { .. });
-        *state = next;
+        self.change(&mut state, next);
         drop(state);
-        let way = if open { "goes on without it" } else { "reads go on" };
-        tracing::warn!(%error, "the session store fails; the gateway {way}");
+        tracing::warn!(%error, "the session store fails");
         self.alarm.notify_one();
         error
     }
@@ -161,7 +165,7 @@ impl Circuit {
                 (State::Open { why: why.clone(), suspect }, Some(why))
             }
         };
-        *state = next;
+        self.change(&mut state, next);
         drop(state);
         match now {
             None if before.is_some() => tracing::info!(store = %self.name, "the session store is there"),
@@ -179,6 +183,11 @@ impl Circuit {
             Some(key) => self.place.key(&format!("probe:{{{key}}}")),
             None => self.place.key("probe"),
         }
+    }
+
+    fn change(&self, state: &mut State, next: State) -> State {
+        self.closed.store(matches!(next, State::Closed(_)), Ordering::Release);
+        std::mem::replace(state, next)
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
@@ -273,3 +282,6 @@ async fn watch(circuit: &Circuit, dialer: &dyn Dial, server: Option<Host>, renew
         () = moved => End::Moved,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,8 +44,12 @@ pub(super) enum Link {
     Cluster(ClusterConnection),
     /// To something that a test made.
     #[cfg(test)]
-    Scripted(Arc<dyn Fn(&Cmd) -> Boxed<'static, RedisResult<Value>> + Send + Sync>),
+    Scripted(Arc<Scripted>),
 }
+
+/// What a test answers to a command.
+#[cfg(test)]
+pub(super) type Scripted = dyn Fn(&Cmd) -> Boxed<'static, RedisResult<Value>> + Send + Sync;
 
 impl Link {
     /// Sends a command to where its key lives, and waits for its answer as long as that takes.
@@ -95,7 +99,8 @@ pub(super) struct Dialer {
     identity: Option<Identity>,
 }
 
-/// Who signs in.
+/// Who signs in; nobody by default.
+#[derive(Default)]
 struct SignedIn {
     user: Option<String>,
     password: Option<String>,
@@ -126,7 +131,7 @@ impl Dialer {
         let (link, server) = match &self.place.kind {
             Kind::Cluster(nodes) => (Link::Cluster(self.cluster(nodes, &signed_in).await?), None),
             Kind::Server(_) | Kind::Sentinel { .. } => {
-                let server = self.server(&signed_in).await?;
+                let server = self.server().await?;
                 let client = self.client(&server, &signed_in)?;
                 let connection = client.get_multiplexed_async_connection_with_config(&config()).await;
                 (Link::Server(connection.map_err(|error| Failure::from(&error))?), Some(server))
@@ -142,7 +147,7 @@ impl Dialer {
             let mut failure = Failure::Away("no node of the cluster can be reached".to_owned());
             let servers = match &self.place.kind {
                 Kind::Cluster(nodes) => nodes.clone(),
-                Kind::Server(_) | Kind::Sentinel { .. } => vec![self.server(&signed_in).await?],
+                Kind::Server(_) | Kind::Sentinel { .. } => vec![self.server().await?],
             };
             // Any node of a cluster hears all signals.
             let first = super::random() as usize % servers.len().max(1);
@@ -160,13 +165,12 @@ impl Dialer {
     }
 
     /// Where the server is; Sentinels are asked.
-    async fn server(&self, signed_in: &SignedIn) -> Result<Host, Failure> {
+    async fn server(&self) -> Result<Host, Failure> {
         match &self.place.kind {
             Kind::Server(host) => Ok(host.clone()),
             Kind::Sentinel { sentinels, master } => {
-                let nobody = SignedIn { user: None, password: None, renew: None };
-                let who = if self.place.sentinels_too { signed_in } else { &nobody };
-                let clients = sentinels.iter().map(|sentinel| self.client_of(sentinel, who, 0));
+                let who = if self.place.sentinels_too { self.sign_in().await? } else { SignedIn::default() };
+                let clients = sentinels.iter().map(|sentinel| self.client_of(sentinel, &who, 0));
                 sentinel::master(clients.collect::<Result<_, _>>()?, master).await
             }
             Kind::Cluster(_) => Err(Failure::Unexpected("a cluster is no server".to_owned())),
@@ -251,8 +255,7 @@ impl Dial for Dialer {
             if !matches!(self.place.kind, Kind::Sentinel { .. }) {
                 return true;
             }
-            let Ok(signed_in) = self.sign_in().await else { return true };
-            match timeout(DIAL, self.server(&signed_in)).await {
+            match timeout(DIAL, self.server()).await {
                 Ok(Ok(found)) => found == *server,
                 // Sentinels that do not answer say nothing against the server.
                 _ => true,

@@ -57,11 +57,18 @@ impl From<&RedisError> for Failure {
         if says("READONLY") || says("BUSY") {
             return Failure::Away(text);
         }
+        // What a script may not do comes without a code of its own.
+        if text.contains("user executing the script") {
+            return Failure::Forbidden(text);
+        }
         if says("NOAUTH") || says("WRONGPASS") {
             return Failure::Refused(text);
         }
         match error.kind() {
-            ErrorKind::AuthenticationFailed => Failure::Refused(text),
+            // The library does not say what Redis said.
+            ErrorKind::AuthenticationFailed => {
+                Failure::Refused("user or password is not accepted".to_owned())
+            }
             ErrorKind::Server(ServerErrorKind::NoPerm) => Failure::Forbidden(text),
             ErrorKind::Io
             | ErrorKind::Client
@@ -117,6 +124,7 @@ mod tests {
             ("NOAUTH Authentication required.", F::Refused),
             ("WRONGPASS invalid username-password pair", F::Refused),
             ("NOPERM this user has no permissions", F::Forbidden),
+            ("ERR The user executing the script can't run this command", F::Forbidden),
             ("WRONGTYPE Operation against a key", F::Unexpected),
         ] {
             assert_eq!(of(reply), is(reply.to_owned()));

@@ -42,6 +42,11 @@ pub(super) fn hex(number: u64) -> String {
     format!("{number:016x}")
 }
 
+/// A time as the header has it, for the scripts, whose numbers are exact up to here. That is 285,000 years.
+pub(super) fn time(at: Millis) -> String {
+    hex(at.0.min(1 << 53))
+}
+
 /// A version as scripts and signals write it.
 pub(super) fn version(text: &[u8]) -> Option<Version> {
     if text.len() != 16 || !text.iter().all(u8::is_ascii_hexdigit) {

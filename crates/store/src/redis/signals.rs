@@ -85,8 +85,10 @@ impl Signals {
     fn heard(&self, message: &Msg) {
         let payload = message.get_payload_bytes();
         if message.get_channel_name() == self.beats {
-            let sent = std::str::from_utf8(payload).ok().and_then(|text| text.parse().ok());
-            if let Some(sent) = sent {
+            // Too late, it changes nothing: after a lapse there is always another epoch.
+            if let Some(sent) = std::str::from_utf8(payload).ok().and_then(|text| text.parse().ok())
+                && self.epoch().is_some()
+            {
                 self.life.store(sent, Ordering::Release);
             }
         } else if !payload.is_empty() {
@@ -113,9 +115,8 @@ pub(super) async fn listen(signals: &Signals, place: &Place, dialer: &Dialer, tr
     let mut wait = ATTEMPTS.0;
     let mut failing = false;
     loop {
-        let since = signals.now();
         match subscribe(signals, dialer).await {
-            Ok((sink, stream)) => {
+            Ok((since, sink, stream)) => {
                 if failing {
                     tracing::info!(store = %place, "signals of changes come again");
                 }
@@ -140,11 +141,13 @@ pub(super) async fn listen(signals: &Signals, place: &Place, dialer: &Dialer, tr
     }
 }
 
-async fn subscribe(signals: &Signals, dialer: &Dialer) -> Result<(PubSubSink, PubSubStream), Failure> {
+/// Subscribes, and says since when nothing is missed. Without the sink the stream would end.
+async fn subscribe(signals: &Signals, dialer: &Dialer) -> Result<(u64, PubSubSink, PubSubStream), Failure> {
     let (mut sink, stream) = dialer.subscriber().await?.split();
+    let since = signals.now();
     let channels = [signals.changed.as_str(), signals.beats.as_str()];
     match timeout(CONNECT, sink.subscribe(&channels[..])).await {
-        Ok(Ok(())) => Ok((sink, stream)),
+        Ok(Ok(())) => Ok((since, sink, stream)),
         Ok(Err(error)) => Err(Failure::from(&error)),
         Err(_) => Err(Failure::slow("to subscribe", CONNECT)),
     }

@@ -57,6 +57,7 @@ contract! {
     deleting_keeps_whose_it_was
     expiry_is_what_now_says
     a_version_is_no_earlier_than_its_write
+    a_record_may_last_for_ever
     a_listing_shows_every_record
     sweep_removes_what_has_expired_and_only_that
     a_touch_changes_no_version
@@ -129,6 +130,15 @@ async fn deleting_keeps_whose_it_was(store: Store) {
     assert_eq!((tombstone.route, tombstone.principal), (ROUTE, PRINCIPAL));
     assert_eq!((tombstone.kind, tombstone.created), (Kind::Keyed, keyed.created));
     assert_eq!((tombstone.expires, tombstone.initialized), (LATER, false));
+}
+
+async fn a_record_may_last_for_ever(store: Store) {
+    let eternal = crate::Record { expires: Millis(u64::MAX), ..record(1) };
+    let version = put_new(&store, key(1), eternal.clone()).await;
+    assert_eq!(get(&store, key(1)).await.unwrap().record, eternal);
+    assert!(matches!(put(&store, key(1), Some(version), eternal).await, Put::Stored(_)));
+    delete(&store, key(1)).await;
+    assert_eq!(get(&store, key(1)).await.unwrap().record.state, State::Deleted);
 }
 
 async fn a_version_is_no_earlier_than_its_write(store: Store) {

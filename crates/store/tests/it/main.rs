@@ -6,11 +6,13 @@
     reason = "all of this is test code; clippy only sees that of functions marked #[test]"
 )]
 
+mod any_address;
 mod any_record;
 mod contract;
 mod damage;
 mod embedded;
 mod kill;
+mod redis;
 mod servers;
 
 use throughline_store::{

@@ -32,17 +32,28 @@ impl Server {
     pub(crate) fn with(files: impl Fn(&Path) -> Vec<String>, more: &[&str]) -> Server {
         // Another process may take the port before Redis does.
         for _ in 0..10 {
-            let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
-            let mut arguments = files(dir.path());
-            arguments.extend(["--port", &port.to_string(), "--bind", "127.0.0.1"].map(str::to_owned));
-            arguments.extend(["--save", "", "--logfile", "log"].map(str::to_owned));
-            arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
-            let mut server = Server { port, dir, arguments, process: None };
+            let mut server = Server::at(free_port(), &files, more);
             if server.run() {
                 return server;
             }
         }
         panic!("no redis-server started");
+    }
+
+    /// One on this port, which must be free.
+    pub(crate) fn start_at(port: u16) -> Server {
+        let mut server = Server::at(port, &|_: &Path| Vec::new(), &[]);
+        server.start_again();
+        server
+    }
+
+    fn at(port: u16, files: &impl Fn(&Path) -> Vec<String>, more: &[&str]) -> Server {
+        let dir = tempfile::tempdir().unwrap();
+        let mut arguments = files(dir.path());
+        arguments.extend(["--port", &port.to_string(), "--bind", "127.0.0.1"].map(str::to_owned));
+        arguments.extend(["--save", "", "--logfile", "log"].map(str::to_owned));
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        Server { port, dir, arguments, process: None }
     }
 
     fn run(&mut self) -> bool {
@@ -220,6 +231,11 @@ impl Guarded {
             });
         }
         Guarded { servers, sentinels }
+    }
+
+    /// Has another master take over while this one lives.
+    pub(crate) fn fail_over(&self) {
+        self.sentinels[0].must(&["SENTINEL", "FAILOVER", "main"]);
     }
 
     pub(crate) fn url(&self) -> String {

@@ -8,18 +8,12 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::Dice;
-use crate::harness::{Gateway, Redis, Upstream, http};
+use crate::harness::{Engine, Gateway, Redis, Upstream, http};
 
 /// What the proxy in front proves itself with.
 pub(super) const SECRET: &str = "abc";
 /// Its digest.
 const SECRET_SHA256: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-
-/// Which Redis.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Engine {
-    Standalone,
-}
 
 /// Which replicas a load balancer sends requests to.
 pub(super) struct Balancer {
@@ -70,18 +64,16 @@ impl Fleet {
         let dir = tempfile::tempdir().expect("a directory");
         let journal = dir.path().join("journal");
         let upstreams: Vec<_> = (0..2).map(|_| Upstream::journaled(&journal)).collect();
-        let redis = match engine {
-            Engine::Standalone => Redis::standalone(),
-        };
+        let redis = Redis::start(engine);
         let ring = dir.path().join("keyring");
         throughline_gateway::keys::create(&ring, throughline_gateway::Effects::REAL).expect("a key ring");
-        let urls = [format!("{:?}", upstreams[0].url())];
+        let urls: Vec<_> = upstreams.iter().map(|upstream| format!("{:?}", upstream.url())).collect();
         let config = dir.path().join("throughline.toml");
         let text = format!(
             "store = {:?}\nkey_ring = {ring:?}\ntrusted_proxies = [\"127.0.0.1\"]\naccess_log = false\n\
              timeouts.drain = \"1s\"\n\
              [callers.proxy]\nheader = \"x-user\"\nsecret_header = \"x-proxy-secret\"\n\
-             secret_sha256 = \"{SECRET_SHA256}\"\n[upstream]\nurl = {}\n",
+             secret_sha256 = \"{SECRET_SHA256}\"\n[upstream]\nurl = [{}]\n",
             redis.url(),
             urls.join(", "),
         );
@@ -101,8 +93,9 @@ impl Fleet {
             std::thread::park_timeout(Duration::from_millis(50 + dice.roll(450)));
         };
         pause(dice);
-        let first = Victim::draw(dice);
-        let second = Some(Victim::draw(dice)).filter(|second| *second != first && dice.roll(4) == 0);
+        let first = Victim::draw(dice, self.redis.count());
+        let second = Some(Victim::draw(dice, self.redis.count()))
+            .filter(|second| *second != first && dice.roll(4) == 0);
         for victim in [Some(first), second].into_iter().flatten() {
             self.kill(victim);
         }
@@ -126,7 +119,7 @@ impl Fleet {
         match victim {
             Victim::Replica(at) => self.replicas[at].kill9(),
             Victim::Upstream(at) => self.upstreams[at].kill9(),
-            Victim::Redis => self.redis.kill9(),
+            Victim::Redis(at) => self.redis.kill9(at),
         }
     }
 
@@ -134,7 +127,7 @@ impl Fleet {
         match victim {
             Victim::Replica(at) => self.replicas[at].start_again(),
             Victim::Upstream(at) => self.upstreams[at].start_again(),
-            Victim::Redis => self.redis.start_again(),
+            Victim::Redis(at) => self.redis.start_again(at),
         }
     }
 
@@ -158,16 +151,17 @@ impl Fleet {
 enum Victim {
     Replica(usize),
     Upstream(usize),
-    Redis,
+    Redis(usize),
 }
 
 impl Victim {
-    fn draw(dice: &mut Dice) -> Self {
+    fn draw(dice: &mut Dice, redises: usize) -> Self {
+        let one_of =
+            |count: usize, dice: &mut Dice| usize::try_from(dice.roll(count as u64)).expect("a small number");
         match dice.roll(6) {
-            at @ 0..=2 => Victim::Replica(usize::try_from(at).expect("a small number")),
-            3 => Victim::Upstream(0),
-            4 => Victim::Upstream(1),
-            _ => Victim::Redis,
+            0..=2 => Victim::Replica(one_of(3, dice)),
+            3 | 4 => Victim::Upstream(one_of(2, dice)),
+            _ => Victim::Redis(one_of(redises, dice)),
         }
     }
 
@@ -175,7 +169,7 @@ impl Victim {
         match self {
             Victim::Replica(_) => "replica",
             Victim::Upstream(_) => "upstream",
-            Victim::Redis => "redis",
+            Victim::Redis(_) => "redis",
         }
     }
 }

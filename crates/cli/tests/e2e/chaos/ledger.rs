@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::fleet::Engine;
+use crate::harness::Engine;
 
 /// One request of a client's.
 pub(super) struct Event {

@@ -43,16 +43,31 @@ impl Process {
         self.child.wait().expect("its end");
     }
 
+    /// Interrupts it, as Ctrl-C does.
+    pub(crate) fn interrupt(&self) {
+        self.signal("-INT");
+    }
+
     /// Asks it to end, as an orchestrator does, and waits until it has; whether it then reported success.
     pub(crate) fn terminate(&mut self) -> bool {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+        self.signal("-TERM");
         self.succeeds()
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status().expect("kill");
+        assert!(sent.success(), "{} has ended", self.name);
     }
 
     /// Waits for it to end by itself; whether it then reported success.
     pub(crate) fn succeeds(&mut self) -> bool {
-        until(&format!("{} to end", self.name), || self.child.try_wait().expect("its status")).success()
+        self.exit_code() == Some(0)
+    }
+
+    /// Waits for it to end by itself; its exit code, unless a signal ended it.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        until(&format!("{} to end", self.name), || self.child.try_wait().expect("its status")).code()
     }
 
     /// Waits until `GET url` answers 200, unless the process ends before.

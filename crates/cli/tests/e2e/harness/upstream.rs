@@ -18,9 +18,18 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// The reference server, on rmcp.
     pub(crate) fn rmcp() -> Self {
+        Self::reference(&["--stateful"])
+    }
+
+    /// The same, of both eras.
+    pub(crate) fn rmcp_dual() -> Self {
+        Self::reference(&["--stateful", "--era", "dual"])
+    }
+
+    fn reference(more: &[&str]) -> Self {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");
-        let arguments = ["reference", "--stateful", "--listen", listen.as_str()];
+        let arguments = [&["reference", "--listen", listen.as_str()], more].concat();
         Self::start(Process::start("upstream (rmcp)", env!("CARGO_BIN_EXE_throughline"), &arguments), port)
     }
 
@@ -31,6 +40,16 @@ impl Upstream {
         let journal = journal.to_str().expect("a path in UTF-8");
         let arguments = ["reference", "--stateful", "--listen", listen.as_str(), "--journal", journal];
         Self::start(Process::start("upstream (rmcp)", env!("CARGO_BIN_EXE_throughline"), &arguments), port)
+    }
+
+    /// The stateless reference server, on rmcp, with more in its environment (`NAME=VALUE`) and more arguments.
+    pub(crate) fn stateless(environment: &[&str], arguments: &[&str]) -> Self {
+        let port = free_port();
+        let listen = format!("127.0.0.1:{port}");
+        let mut command = environment.to_vec();
+        command.extend([env!("CARGO_BIN_EXE_throughline"), "reference", "--listen", listen.as_str()]);
+        command.extend(arguments);
+        Self::start(Process::start("upstream (stateless)", "env", &command), port)
     }
 
     /// The fixture on the official Python SDK, version 1.

@@ -7,7 +7,11 @@ pub(super) fn files_of_every_key() -> Route {
     Route {
         name: "files-2".into(),
         path: "/files-2/mcp".into(),
-        upstream: Uri::from_static("https://files.internal/x?y=1"),
+        upstream: ["https://files.internal/x?y=1", "https://files-2.internal/x"]
+            .map(Uri::from_static)
+            .to_vec(),
+        resolve: Resolve::All,
+        probe: Some(Duration::from_secs(7)),
         ca: Some("/etc/ca.pem".into()),
         client_certificate: Some("client.pem".into()),
         client_key: Some("client.key".into()),
@@ -75,6 +79,64 @@ fn what_an_upstream_is_sent_has_to_go_together() {
         let line = 2 + text.lines().count();
         assert_eq!(upstream(text), [format!("t.toml:{line}: upstream.{message}")]);
     }
+}
+
+#[test]
+fn an_upstream_may_have_several_endpoints() {
+    let of = |text: &str| {
+        let config = Config::parse(&format!("[upstream]\n{text}"), "t.toml").unwrap();
+        let route = &config.routes[0];
+        (route.upstream.iter().map(ToString::to_string).collect::<Vec<_>>(), route.resolve, route.probe)
+    };
+    assert_eq!(of("url = \"http://h/mcp\""), (vec!["http://h/mcp".to_owned()], Resolve::One, None));
+    let (urls, resolve, probe) =
+        of("url = [\"http://a/mcp\", \"https://b/x\"]\nresolve = \"all\"\nprobe = \"5s\"");
+    assert_eq!(urls, ["http://a/mcp", "https://b/x"]);
+    assert_eq!((resolve, probe), (Resolve::All, Some(Duration::from_secs(5))));
+    let urls = Config::for_upstreams(&["http://a/mcp", "http://b/mcp"]).unwrap().routes.remove(0).upstream;
+    assert_eq!(urls, ["http://a/mcp", "http://b/mcp"]);
+}
+
+#[test]
+fn endpoints_that_cannot_be_are_refused() {
+    let upstream = |text: &str| errors(&format!("[upstream]\n{text}"));
+    let many: Vec<_> = (0..=MAX_ENDPOINTS).map(|n| format!("\"http://h{n}/mcp\"")).collect();
+    for (text, message) in [
+        (
+            "url = []".to_owned(),
+            "t.toml:2: upstream.url: there is none: write at least one URL, [\"http://HOST:PORT/mcp\"]",
+        ),
+        (
+            "url = [\"http://a/mcp\", 7]".to_owned(),
+            "t.toml:2: upstream.url: expected URLs in quotes, found an integer",
+        ),
+        ("url = 7".to_owned(), "t.toml:2: upstream.url: expected a URL in quotes, found an integer"),
+        (
+            "url = [\"http://a/mcp\", \"a\"]".to_owned(),
+            "t.toml:2: upstream.url: \"a\" is not a URL: write http://HOST:PORT/mcp",
+        ),
+        (
+            "url = [\"http://a/mcp?key=secret\", \"http://b/mcp\", \"http://a/mcp\"]".to_owned(),
+            "t.toml:2: upstream.url: http://a/mcp is there twice (queries do not count): take one out",
+        ),
+        (format!("url = [{}]", many.join(",")), "t.toml:2: upstream.url: 65 are too many: at most 64"),
+        (
+            "url = [\"http://127.0.0.1/mcp\", \"http://[::1]/mcp\"]\nresolve = \"all\"".to_owned(),
+            "t.toml:3: upstream.resolve: there is no name to look up: url has addresses only",
+        ),
+        (
+            "url = \"http://a/mcp\"\nresolve = \"some\"".to_owned(),
+            "t.toml:3: upstream.resolve: \"some\" is not \"one\" or \"all\"",
+        ),
+        (
+            "url = \"http://a/mcp\"\nprobe = \"10ms\"".to_owned(),
+            "t.toml:3: upstream.probe: 10ms is out of range: between 1s and 1h",
+        ),
+    ] {
+        assert_eq!(upstream(&text), [message]);
+    }
+    let error = Config::for_upstreams(&["http://a/mcp", "http://a/mcp"]).unwrap_err().to_string();
+    assert_eq!(error, "URL: http://a/mcp is there twice (queries do not count): take one out");
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub(crate) struct Gw {
     gateway: Option<Gateway>,
     state: Arc<TempDir>,
     secrets: Arc<Mutex<Vec<String>>>,
-    server: Arc<Server>,
+    servers: Vec<Arc<Server>>,
 }
 
 impl Gw {
@@ -63,7 +63,19 @@ impl Gw {
         Self::run(upstream, Config::parse(&text, "test.toml").unwrap(), Effects::REAL)
     }
 
-    pub(crate) fn run(upstream: &Upstream, mut config: Config, effects: Effects) -> Self {
+    pub(crate) fn run(upstream: &Upstream, config: Config, effects: Effects) -> Self {
+        Self::run_over(std::slice::from_ref(upstream), config, effects)
+    }
+
+    /// In front of an upstream of these endpoints.
+    pub(crate) fn over(upstreams: &[Upstream], change: impl FnOnce(&mut Config)) -> Self {
+        let urls: Vec<_> = upstreams.iter().map(Upstream::url).collect();
+        let mut config = Config::for_upstreams(&urls).unwrap();
+        change(&mut config);
+        Self::run_over(upstreams, config, Effects::REAL)
+    }
+
+    pub(crate) fn run_over(upstreams: &[Upstream], mut config: Config, effects: Effects) -> Self {
         logs::record();
         let state = Arc::new(TempDir::new().unwrap());
         config.apply(Overrides {
@@ -81,7 +93,7 @@ impl Gw {
             gateway: Some(gateway),
             state,
             secrets: Arc::default(),
-            server: Arc::clone(upstream.server()),
+            servers: upstreams.iter().map(|upstream| Arc::clone(upstream.server())).collect(),
         }
     }
 
@@ -115,7 +127,7 @@ impl Gw {
             gateway: Some(gateway),
             state: Arc::new(state),
             secrets: Arc::clone(&self.secrets),
-            server: Arc::clone(&self.server),
+            servers: self.servers.clone(),
         }
     }
 
@@ -168,7 +180,7 @@ impl Drop for Gw {
         }
         assert_eq!(logs::panics(), Vec::<String>::new());
         let ours = self.secrets.lock().unwrap().clone();
-        for secret in ours.into_iter().chain(self.server.given()) {
+        for secret in ours.into_iter().chain(self.servers.iter().flat_map(|server| server.given())) {
             assert!(!logs::holds(&secret), "a session id is in the log: {secret}");
         }
     }

@@ -182,7 +182,12 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// A server that keeps sessions, and does nothing else of note.
     pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at("127.0.0.1:0".parse().unwrap())
+    }
+
+    /// The same at this address.
+    pub(crate) fn start_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let inner = Inner {
             log: Mutex::default(),
             changed: Condvar::new(),

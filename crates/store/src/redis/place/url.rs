@@ -30,12 +30,13 @@ pub(super) fn parse(scheme: &str, rest: &str) -> Result<Place, PlaceError> {
         "+cluster" => (Kind::Cluster(several(hosts, PORT)?), path),
         "+sentinel" => {
             let (master, path) = path.split_once('/').unwrap_or((path, ""));
-            if master.is_empty() {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+            if master.is_empty() || !master.chars().all(plain) {
                 return PlaceError::new(
-                    "the master's name is missing: write redis+sentinel://HOST,HOST/NAME",
+                    "the master's name is missing or malformed: write redis+sentinel://HOST,HOST/NAME",
                 );
             }
-            let master = decoded(master)?;
+            let master = master.to_owned();
             (Kind::Sentinel { sentinels: several(hosts, SENTINEL_PORT)?, master }, path)
         }
         _ => {
@@ -144,6 +145,7 @@ mod tests {
             ("redis://:secret@h/x", "the database is not a number"),
             ("redis+cluster://:secret@h/1", "no database numbers"),
             ("redis+sentinel://:secret@h", "the master's name is missing"),
+            ("redis+sentinel://:secret@h/a%40b", "the master's name is missing or malformed"),
             ("redis://:secret@h?prefix=a{b", "prefix must be"),
             ("redis://:secret@h?timeout=5", "timeout must be"),
             ("redis://:secret@h?timeout=9ms", "timeout must be"),
