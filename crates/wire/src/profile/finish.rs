@@ -101,8 +101,9 @@ fn describe(schema: &mut Map<String, Value>, changes: &mut Changes) {
         said += if index > 0 { ", " } else { "" };
         said += &word;
     }
-    changes.count(Rewrite::Described);
-    say(schema, &format!("Allowed values: {said}."));
+    if say(schema, &format!("Allowed values: {said}.")) {
+        changes.count(Rewrite::Described);
+    }
 }
 
 fn complete(schema: &mut Map<String, Value>, changes: &mut Changes) {

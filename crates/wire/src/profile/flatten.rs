@@ -436,14 +436,15 @@ fn words_for(schema: &Schema) -> Option<String> {
     }
 }
 
-/// Adds a sentence to a schema's description.
-pub(super) fn say(schema: &mut Schema, sentence: &str) {
+/// Adds a sentence to a schema's description, unless it says so already. Whether it was added.
+pub(super) fn say(schema: &mut Schema, sentence: &str) -> bool {
     let said = schema.get("description").and_then(Value::as_str).unwrap_or_default().trim_end();
     if said.ends_with(sentence) {
-        return;
+        return false;
     }
     let stop = if said.is_empty() || said.ends_with(['.', '!', '?', ':', ';']) { "" } else { "." };
     let space = if said.is_empty() { "" } else { " " };
     let text = format!("{said}{stop}{space}{sentence}");
     schema.insert("description".to_owned(), text.into());
+    true
 }
