@@ -1,11 +1,13 @@
 //! `throughline reference` as processes: instances that share a key, hosts that name a port, and its end.
 
+use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::Mutex;
 use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Gateway, MODERN, Mcp, Process, Upstream, free_port};
+use crate::harness::{Balancer, Client, Gateway, MODERN, Mcp, Process, Upstream, free_port};
 
 const OLD: &str = "an-old-key-of-at-least-thirty-two-bytes";
 const NEW: &str = "a-newer-key-of-at-least-thirty-two-bytes";
@@ -53,24 +55,35 @@ fn a_total_goes_on_across_processes_restarts_and_rotations() {
 }
 
 #[test]
-fn fifty_clients_keep_their_tallies_on_three_instances() {
+fn fifty_clients_keep_their_tallies_on_three_instances_behind_a_load_balancer() {
     let servers = ["one", "two", "three"].map(|name| instance(name, OLD));
-    let (servers, tally) = (&servers, &tally);
-    // Each call goes to another instance than the one before, as a load balancer might have it.
-    let client = |client: usize| {
-        let mut handle = Value::Null;
-        for count in 1..=20 {
-            let tally = tally(&servers[(client + count) % 3].url(), &handle)["structuredContent"].clone();
-            assert_eq!(tally["total"], count, "client {client}");
-            handle = tally["handle"].clone();
-        }
-    };
-    let client = &client;
+    let balancer = Balancer::start(&servers.each_ref().map(Upstream::base));
+    let url = balancer.url();
+    let answered: Mutex<BTreeMap<String, usize>> = Mutex::default();
     thread::scope(|scope| {
-        for number in 0..50 {
-            scope.spawn(move || client(number));
+        for client in 1..=50 {
+            let (url, answered) = (&url, &answered);
+            scope.spawn(move || {
+                let mut handle = Value::Null;
+                for count in 1..=20 {
+                    let tally = tally(url, &handle)["structuredContent"].clone();
+                    assert_eq!(
+                        (&tally["total"], &tally["count"]),
+                        (&json!(count), &json!(count)),
+                        "client {client}"
+                    );
+                    let instance = tally["instance"].as_str().expect("a name").to_owned();
+                    *answered.lock().unwrap().entry(instance).or_default() += 1;
+                    handle = tally["handle"].clone();
+                }
+            });
         }
     });
+    let answered = answered.into_inner().unwrap();
+    println!("1,000 calls of 50 clients: {answered:?}");
+    assert_eq!(answered.values().sum::<usize>(), 1000);
+    // Each in its turn: none has been left out, and none had all the work.
+    assert!(answered.len() == 3 && answered.values().all(|&calls| calls > 200), "{answered:?}");
 }
 
 #[test]

@@ -122,6 +122,11 @@ impl Upstream {
         format!("{}/mcp", self.base)
     }
 
+    /// Where it is, without a path.
+    pub(crate) fn base(&self) -> String {
+        self.base.clone()
+    }
+
     /// Kills it, and with it all its sessions.
     pub(crate) fn kill9(&mut self) {
         self.process.kill9();

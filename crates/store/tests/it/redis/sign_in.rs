@@ -8,21 +8,24 @@ use data_encoding::BASE64URL_NOPAD;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use throughline_store::{Place, Store, StoreError};
 
-use crate::servers::{Server, eventually, free_port, store};
+use crate::servers::{Cluster, Server, eventually, free_port, store};
 use crate::{NOW, get, key, put_new, record};
 
 async fn opened(url: &str) -> Store {
     Store::redis(&Place::parse(url).unwrap()).await.unwrap()
 }
 
-/// A server with one user besides the administrator of the tests, who has the rights that the documentation says are
-/// enough.
-fn guarded() -> Server {
-    let server = Server::start(&[]);
+/// Adds a user besides the administrator of the tests, who has the rights that the documentation says are enough.
+fn add_user(server: &Server) {
     let documented = include_str!("../../../../../docs/scaling.md");
     let line = documented.lines().find(|line| line.starts_with("ACL SETUSER ")).unwrap();
     let line = line.replace(">PASSWORD", ">right@").replace("throughline on", "gateway on");
     server.must(&line.split(' ').collect::<Vec<_>>());
+}
+
+fn guarded() -> Server {
+    let server = Server::start(&[]);
+    add_user(&server);
     server
 }
 
@@ -52,6 +55,31 @@ async fn a_user_with_the_rights_it_needs() {
     assert!(matches!(error, StoreError::Forbidden { .. }), "{error}");
     server.must(&["ACL", "SETUSER", "gateway", "+publish"]);
     super::recovered(&store).await;
+}
+
+#[tokio::test]
+async fn what_else_needs_a_right() {
+    let server = guarded();
+    server.must(&["ACL", "SETUSER", "gateway", "+select"]);
+    let url = format!("redis://gateway:right%40@127.0.0.1:{}/2?timeout=5s", server.port);
+    put_new(&store(&url).await, key(1), record(1)).await;
+
+    let cluster = Cluster::start();
+    for node in &cluster.nodes {
+        add_user(node);
+        node.must(&["ACL", "SETUSER", "gateway", "+cluster|slots", "+asking"]);
+    }
+    let store = store(&cluster.url().replace("://", "://gateway:right%40@")).await;
+    for n in 0..10 {
+        put_new(&store, key(n), record(1)).await;
+    }
+    let mut page = store.list(None, 100, NOW).await.unwrap();
+    let mut listed = page.records.len();
+    while let Some(next) = page.next {
+        page = store.list(Some(next), 100, NOW).await.unwrap();
+        listed += page.records.len();
+    }
+    assert_eq!(listed, 10);
 }
 
 #[tokio::test]
