@@ -125,7 +125,7 @@ impl Directory {
         }
         if let Some(token) = token {
             let parts: Vec<&[u8]> = token.subject.iter().map(String::as_bytes).collect();
-            let principal = first(&app.keys.digest("token", &parts));
+            let principal = first(&app.keys.digest("subject", &parts));
             let kind = if token.is_application { KeyKind::Application } else { KeyKind::User };
             return Ok(Identity::Known(Known { principal, kind }));
         }
