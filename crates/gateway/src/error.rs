@@ -194,6 +194,15 @@ impl Fault {
                 "Too many requests under way; wait for some to end, then try again",
             ),
             Fault::Unauthorized(denied, _) => row(denied.status(), code::SERVER, &denied.text()),
+            Fault::NoToken => Row {
+                data: Some(json!({ "mayHaveExecuted": false })),
+                ..row(
+                    StatusCode::BAD_GATEWAY,
+                    code::UPSTREAM_FAULT,
+                    "No token for the server behind the gateway was given; the call was not executed; the gateway's log \
+                     says why",
+                )
+            },
             Fault::KeysAway => row(
                 StatusCode::SERVICE_UNAVAILABLE,
                 code::BUSY,
@@ -343,14 +352,6 @@ impl Fault {
                 refusal.status,
                 code::SERVER,
                 "Unauthorized: the server behind the gateway wants credentials".into(),
-                executed(false),
-            ),
-            Fault::NoToken => (
-                StatusCode::BAD_GATEWAY,
-                code::UPSTREAM_FAULT,
-                "No token for the server behind the gateway was given; the call was not executed; the gateway's log \
-                 says why"
-                    .into(),
                 executed(false),
             ),
             Fault::NotBound => (

@@ -236,7 +236,10 @@ fn keys_rotate_while_sessions_go_on() {
     assert_eq!(old.count(), "1");
     gateway.client().post(call("1", "count"));
     let keys = gateway.admin().at("/keys");
-    assert_eq!(keys.get().json(), serde_json::json!({"active": 1, "ids": [1], "not_before": 0, "seals_from": 0}));
+    assert_eq!(
+        keys.get().json(),
+        serde_json::json!({"active": 1, "ids": [1], "not_before": 0, "seals_from": 0})
+    );
     let rotated = keys.at("/keys/rotate").post("");
     assert_eq!((rotated.status, &rotated.json()["active"]), (200, &2.into()));
     let new = Session::open(&gateway.client());
@@ -292,7 +295,8 @@ fn a_socket_file_is_for_its_owner_and_goes_with_the_gateway() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(
-        answer.starts_with("HTTP/1.1 200") && answer.ends_with(r#"{"active":1,"ids":[1],"not_before":0,"seals_from":0}"#)
+        answer.starts_with("HTTP/1.1 200")
+            && answer.ends_with(r#"{"active":1,"ids":[1],"not_before":0,"seals_from":0}"#)
     );
     // A second gateway does not take the socket away from the first.
     let mut config = gateway.config.clone();
