@@ -4,7 +4,9 @@
 
 mod admin;
 mod call;
+mod connector;
 mod demo;
+mod doctor;
 mod endpoint;
 mod instance;
 mod keys;
@@ -51,6 +53,10 @@ enum Command {
     Load(load::Arguments),
     /// Say whether a configuration file can be run, and everything that is wrong with it.
     CheckConfig(serve::CheckArguments),
+    /// Write the custom connector by which Copilot Studio and Power Platform reach a gateway.
+    Connector(connector::Arguments),
+    /// Say what an MCP server is, and what each kind of client will meet there.
+    Doctor(doctor::Arguments),
     /// See the sessions of a running gateway, and remove them.
     Sessions(sessions::Arguments),
     /// Make a key ring, or a new key in one.
@@ -70,6 +76,8 @@ fn main() -> ExitCode {
         Command::Call(arguments) => return call::run(arguments),
         Command::Load(arguments) => return load::run(arguments),
         Command::CheckConfig(arguments) => serve::check(&arguments),
+        Command::Connector(arguments) => connector::run(&arguments),
+        Command::Doctor(arguments) => return doctor::run(&arguments),
         Command::Sessions(arguments) => sessions::run(arguments),
         Command::Keys(arguments) => keys::run(arguments),
         Command::Completions(arguments) => manual::completions(&arguments),

@@ -15,6 +15,7 @@ use crate::account::Accounts;
 use crate::config::{self, Config};
 use crate::deadlines::Deadlines;
 use crate::effects::Effects;
+use crate::grants::Grants;
 use crate::initialize::InitializeCache;
 use crate::keys::LiveKeys;
 use crate::metadata;
@@ -24,7 +25,9 @@ use crate::principal::Directory;
 use crate::probe::EraCache;
 use crate::room::Room;
 use crate::session::Table;
+use crate::shape::Shape;
 use crate::texts::Texts;
+use crate::tokens::Verifier;
 use crate::upstream::destination::Destination;
 use crate::upstream::fleet::{Fleet, Member};
 use crate::upstream::http::Endpoint;
@@ -53,6 +56,8 @@ pub struct App {
     pub instance_header: HeaderValue,
     /// The principals that the configuration knows.
     pub directory: Directory,
+    /// The issuers whose tokens prove who callers are; None where there are none.
+    pub tokens: Option<Verifier>,
     /// What each principal has under way.
     pub accounts: Accounts,
     /// Streams toward clients that can be resumed.
@@ -82,6 +87,10 @@ pub struct Route {
     pub initialize: InitializeCache,
     /// Which era the upstream speaks.
     pub era: EraCache,
+    /// What its profile and its selection of tools change; None where they change nothing.
+    pub shape: Option<Shape>,
+    /// The tokens that its requests carry; None where they carry none.
+    pub grants: Option<Grants>,
     /// Where the upstream says that its OAuth metadata is.
     pub metadata: metadata::Named,
     /// Where the upstream is, and how it is reached.
@@ -96,20 +105,26 @@ impl App {
         effects: Effects,
         keys: LiveKeys,
         store: Store,
+        tokens: Option<Verifier>,
+        grants: Vec<Option<Grants>>,
     ) -> Arc<Self> {
         let instance = data_encoding::HEXLOWER.encode(&effects.bytes::<4>());
-        let routes = config.routes.iter().zip(destinations).enumerate().map(|(index, (route, to))| {
-            let digest = keys.digest("route", &[route.name.as_bytes()]);
-            Arc::new(Route {
-                config: route.clone(),
-                index,
-                digest: first(&digest),
-                initialize: InitializeCache::default(),
-                era: EraCache::default(),
-                metadata: metadata::Named::default(),
-                fleet: Fleet::new(to, route.resolve, effects.bytes::<1>()[0]),
-            })
-        });
+        let routes = config.routes.iter().zip(destinations).zip(grants).enumerate().map(
+            |(index, ((route, to), grants))| {
+                let digest = keys.digest("route", &[route.name.as_bytes()]);
+                Arc::new(Route {
+                    config: route.clone(),
+                    index,
+                    digest: first(&digest),
+                    initialize: InitializeCache::default(),
+                    era: EraCache::default(),
+                    shape: Shape::of(route),
+                    grants,
+                    metadata: metadata::Named::default(),
+                    fleet: Fleet::new(to, route.resolve, effects.bytes::<1>()[0]),
+                })
+            },
+        );
         Arc::new(App {
             routes: routes.collect(),
             sessions: Table::default(),
@@ -117,6 +132,7 @@ impl App {
             instance_header: HeaderValue::from_str(&instance).unwrap_or(HeaderValue::from_static("unknown")),
             instance,
             directory: Directory::new(&config.callers, &keys),
+            tokens,
             accounts: Accounts::default(),
             outlets: Outlets::default(),
             history: Mutex::default(),
@@ -210,6 +226,10 @@ pub struct Core {
     pub deadlines: Rc<Deadlines>,
     /// Its connections, by endpoint.
     pools: RefCell<HashMap<u64, Pool>>,
+    /// Where the keys of token issuers are, in the order of [`Verifier::destinations`].
+    pub key_sets: Vec<Rc<Endpoint>>,
+    /// Where tokens for each route's upstream are given.
+    pub grants: Vec<Option<Rc<Endpoint>>>,
     /// What this core has counted.
     pub metrics: Arc<Shard>,
 }
@@ -217,8 +237,19 @@ pub struct Core {
 impl Core {
     /// For one core's runtime.
     pub fn new(app: Arc<App>) -> Rc<Self> {
+        let deadlines = Deadlines::new();
+        let key_sets = app.tokens.iter().flat_map(Verifier::destinations);
+        let key_sets =
+            key_sets.map(|to| Endpoint::new(Arc::clone(to), app.effects, Rc::clone(&deadlines))).collect();
+        let granting = |route: &Arc<Route>| {
+            route
+                .grants
+                .as_ref()
+                .map(|grants| Endpoint::new(Arc::clone(grants.to()), app.effects, Rc::clone(&deadlines)))
+        };
+        let grants = app.routes.iter().map(granting).collect();
         let metrics = app.metrics.shard(app.routes.len());
-        Rc::new(Core { app, deadlines: Deadlines::new(), pools: RefCell::default(), metrics })
+        Rc::new(Core { app, deadlines, pools: RefCell::default(), key_sets, grants, metrics })
     }
 
     /// This core's connections to an endpoint.

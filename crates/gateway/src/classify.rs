@@ -13,8 +13,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use throughline_wire::envelope::{self, Envelope, Limits, Message, Span};
 use throughline_wire::era::request_era;
-use throughline_wire::method;
+use throughline_wire::headers::{MCP_METHOD, MCP_NAME, MCP_PARAM_PREFIX, encode_value};
 use throughline_wire::version::{ASSUMED, Era, ProtocolVersion};
+use throughline_wire::{jsonrpc, method};
 use tokio::time::Instant;
 
 use crate::app::{App, Core, Route};
@@ -98,6 +99,25 @@ pub struct Held {
 }
 
 impl Held {
+    /// A notification that the gateway made; only its method counts.
+    pub fn notification(method: &str) -> Self {
+        Held { body: Bytes::new(), id: None, method: method.into(), params: None }
+    }
+
+    /// A request that the gateway made.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn request(body: Bytes) -> Result<Self, Fault> {
+        match Envelope::parse(&body, &Limits::ANY_DEPTH)?.message {
+            Message::Request { id, method, params } => {
+                let (id, method) = (Some(id.span()), method.as_ref().into());
+                Ok(Held { body, id, method, params })
+            }
+            _ => Err(Fault::UpstreamGarbled),
+        }
+    }
+
     /// Raw JSON of the id.
     pub fn raw_id(&self) -> Option<&str> {
         self.id.clone().and_then(|span| std::str::from_utf8(&self.body[span]).ok())
@@ -153,6 +173,48 @@ impl Arrived {
     /// Scheme and authority at which the client reached the gateway.
     pub fn external_base(&self, app: &App) -> String {
         peer::external_base(&app.config, self.peer, &self.headers)
+    }
+
+    /// The same client's, with another message in its place: this body, which calls the tool of this name.
+    ///
+    /// # Errors
+    /// When the body is no request.
+    pub fn with_message(&self, body: Bytes, name: Option<&str>) -> Result<Self, Fault> {
+        let held = Held::request(body)?;
+        let same = self.held().is_some_and(|own| own.method == held.method);
+        let headers = if same && name.is_none() {
+            self.headers.clone()
+        } else {
+            headers_for(&self.headers, &held.method, name)
+        };
+        Ok(Arrived {
+            route: Arc::clone(&self.route),
+            peer: self.peer,
+            caller: self.caller.clone(),
+            what: What::Request(held),
+            era: self.era,
+            accepts: self.accepts,
+            session_id: self.session_id.clone(),
+            version: self.version.clone(),
+            headers,
+            began: self.began,
+            seen: Seen::default(),
+        })
+    }
+
+    /// A request of the gateway's own in the same client's name, answered in JSON. `id` and `params` are raw JSON.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn beside(&self, id: String, method: &str, params: &[u8]) -> Result<Self, Fault> {
+        let body = jsonrpc::request(&id, method, Some(params));
+        Ok(self.with_message(body.into(), None)?.in_json())
+    }
+
+    /// Answered in JSON.
+    #[must_use]
+    pub fn in_json(self) -> Self {
+        Arrived { accepts: Accepts::Json, ..self }
     }
 
     /// Whether the client speaks a revision without sessions; for counts and logs.
@@ -222,7 +284,8 @@ pub async fn classify(
         return Err(Fault::Method("POST").into());
     }
     let accepts = accepts(&route, headers);
-    let caller = principal::identify(app, &route, peer, &parts, what.held())
+    let caller = principal::recognise(core, &route, peer, &parts, what.held())
+        .await
         .map_err(|fault| Refused { fault, id: what.held().and_then(Held::raw_id).map(str::to_owned) })?;
     let headers = parts.headers;
     Ok(Arrived {
@@ -240,6 +303,33 @@ pub async fn classify(
     })
 }
 
+/// A message that the gateway made of a request in another form, of a client that can be asked nothing and reads JSON.
+///
+/// # Errors
+/// As for [`principal::recognise`].
+pub async fn made(
+    core: &Core,
+    route: Arc<Route>,
+    peer: Peer,
+    parts: Parts,
+    what: What,
+) -> Result<Arrived, Fault> {
+    let caller = principal::recognise(core, &route, peer, &parts, what.held()).await?;
+    Ok(Arrived {
+        peer,
+        caller,
+        session_id: parts.headers.get(&names::SESSION_ID).cloned(),
+        route,
+        what,
+        era: Era::Legacy,
+        accepts: Accepts::Json,
+        version: None,
+        headers: parts.headers,
+        began: Instant::now(),
+        seen: Seen::default(),
+    })
+}
+
 /// The one decision about a request's era.
 fn era_of(what: &What, header: Option<&str>) -> Result<Era, Fault> {
     let (held, header) = match what {
@@ -253,15 +343,30 @@ fn era_of(what: &What, header: Option<&str>) -> Result<Era, Fault> {
 }
 
 async fn message(core: &Core, headers: &HeaderMap, body: &mut Incoming) -> Result<What, Refused> {
-    if !is_json(headers) || is_encoded(headers) {
+    if !is_plain_json(headers) {
         return Err(Fault::ContentType.into());
     }
+    let body = read_within(core, body).await?;
+    Ok(what(&core.app, body)?)
+}
+
+/// A request's body, of the size and in the time that it may have.
+///
+/// # Errors
+/// Where it has more, or takes longer.
+pub async fn read_within(core: &Core, body: &mut Incoming) -> Result<Bytes, Fault> {
     // A client that dribbles holds a connection and memory; what it may take for the head is enough for the rest.
     let config = &core.app.config;
     let read = read_body(body, config.limits.body_bytes);
-    let body =
-        core.deadlines.within(config.timeouts.request_read, read).await.map_err(|_| Fault::BodyBroken)??;
-    let limits = Limits { max_depth: config.limits.json_depth };
+    core.deadlines.within(config.timeouts.request_read, read).await.map_err(|_| Fault::BodyBroken)?
+}
+
+/// What a body is.
+///
+/// # Errors
+/// Where it is no message.
+pub fn what(app: &App, body: Bytes) -> Result<What, Fault> {
+    let limits = Limits { max_depth: app.config.limits.json_depth };
     let body = unwrapped(body, &limits)?;
     let envelope = Envelope::parse(&body, &limits).map_err(Fault::Envelope)?;
     let held = |id: Option<Span>, method: &str, params: Option<Span>, body: &Bytes| Held {
@@ -313,9 +418,32 @@ async fn read_body(body: &mut Incoming, limit: usize) -> Result<Bytes, Fault> {
     })
 }
 
+/// The headers of a client's message, as they are for another in its place: what they say of the message is true of that.
+fn headers_for(headers: &HeaderMap, method: &str, name: Option<&str>) -> HeaderMap {
+    let mut headers = headers.clone();
+    for (header, value) in [(MCP_METHOD, Some(method)), (MCP_NAME, name)] {
+        let value = value.and_then(|value| HeaderValue::from_str(&encode_value(value)).ok());
+        if let (Some(_), Some(value)) = (headers.remove(header), value) {
+            headers.insert(HeaderName::from_static(header), value);
+        }
+    }
+    if name.is_none() {
+        let params = headers.keys().filter(|name| name.as_str().starts_with(MCP_PARAM_PREFIX));
+        for name in params.cloned().collect::<Vec<_>>() {
+            headers.remove(name);
+        }
+    }
+    headers
+}
+
 /// The header's value, where it is text.
 pub fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Whether the headers say that the body is JSON, not compressed.
+pub fn is_plain_json(headers: &HeaderMap) -> bool {
+    is_json(headers) && !is_encoded(headers)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

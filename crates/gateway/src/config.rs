@@ -13,14 +13,17 @@ mod admin;
 mod callers;
 mod command;
 mod error;
+mod grant;
 mod overrides;
 mod read;
+mod rest;
 mod route;
 mod schema;
 mod state;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod upstream;
 mod value;
 
@@ -35,12 +38,15 @@ pub use admin::{AdminAddress, AdminToken};
 pub use callers::{ApiKey, CallerProxy, Callers, Conversation, KeyKind};
 pub use command::Command;
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
+pub use grant::{Grant, GrantKind, Secret};
 pub use overrides::Overrides;
+pub use rest::{Rest, ToolErrors};
 pub use route::{
     Anonymous, Answers, MAX_ENDPOINTS, Mode, OnStoreFailure, OnStoreMiss, Resolve, Route, UnsafeAfterLoss,
 };
 pub use state::{KeyRingPlace, StoreUrl, default_state_dir};
 pub use streams::Streams;
+pub use tokens::Tokens;
 pub use upstream::{Header, HeaderSource, Proxies, Proxy};
 pub use value::parse_duration;
 pub(crate) use value::place;
@@ -378,7 +384,8 @@ impl Config {
             (route.forward_authorization && name == "authorization")
                 || route.forward_headers.iter().any(|passed| passed == name)
         };
-        let mut secrets = key.into_iter().chain(secret);
+        let token = (!self.callers.tokens.is_empty()).then_some("authorization");
+        let mut secrets = key.into_iter().chain(secret).chain(token);
         secrets.find_map(|name| Some((self.routes.iter().find(|route| passes(route, name))?, name)))
     }
 
@@ -388,7 +395,9 @@ impl Config {
     /// All variables that are not set, or hold what headers cannot carry.
     pub fn resolve(&mut self, env: &dyn Fn(&str) -> Option<String>) -> Result<(), ConfigErrors> {
         let headers = self.routes.iter_mut().flat_map(|route| &mut route.headers);
-        let errors: Vec<_> = headers.filter_map(|header| header.value.resolve(env).err()).collect();
+        let mut errors: Vec<_> = headers.filter_map(|header| header.value.resolve(env).err()).collect();
+        let grants = self.routes.iter_mut().filter_map(|route| route.token.as_mut());
+        errors.extend(grants.filter_map(|grant| grant.resolve(env).err()));
         if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
     }
 

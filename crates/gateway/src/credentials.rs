@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
 use crate::app::{App, Route, first};
 use crate::config;
@@ -35,6 +35,14 @@ impl Credentials {
         Credentials(Some(Arc::new(carried)))
     }
 
+    /// The same, and this authorization, which the gateway got for the caller.
+    #[must_use]
+    pub fn with_authorization(&self, value: HeaderValue) -> Self {
+        let mut carried = self.0.as_deref().cloned().unwrap_or_default();
+        carried.insert(AUTHORIZATION, value);
+        Credentials(Some(Arc::new(carried)))
+    }
+
     /// Whether there is a request that they are of.
     pub fn are_at_hand(&self) -> bool {
         self.0.is_some()
@@ -50,7 +58,7 @@ impl Credentials {
 
 /// Whether requests of this route carry something of the client's that the upstream may ask for.
 pub fn is_forwarding(route: &config::Route) -> bool {
-    route.forward_authorization || !route.forward_headers.is_empty()
+    route.forward_authorization || !route.forward_headers.is_empty() || route.token.is_some()
 }
 
 fn forwarded(route: &config::Route) -> impl Iterator<Item = &HeaderName> {

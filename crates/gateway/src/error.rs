@@ -41,10 +41,16 @@ pub enum Fault {
     Envelope(EnvelopeError),
     /// `initialize` without the parameters that it needs.
     InitializeParams,
+    /// The request for the REST face lacks something; what.
+    Rest(&'static str),
     /// The session id is unknown: never issued, expired, deleted, or somebody else's. All the same to the caller.
     SessionUnknown,
-    /// The caller presented no key, or a wrong one.
-    Unauthorized,
+    /// The caller did not prove who it is, or not enough; where it can read how, as a URL.
+    Unauthorized(Denied, Option<Arc<str>>),
+    /// There is no token for the upstream to be had.
+    NoToken,
+    /// Whether a token is good cannot be told: its issuer's keys are not to be had.
+    KeysAway,
     /// The event that a client wants to resume after is of a stream that is not kept any more.
     StreamGone,
     /// The client has cancelled its request.
@@ -129,7 +135,7 @@ impl Fault {
         match self {
             Fault::TooManySessions | Fault::Stopping => Some(5),
             Fault::TooManyRequests => Some(1),
-            Fault::UpstreamAway | Fault::NotBound | Fault::StoreAway => Some(2),
+            Fault::UpstreamAway | Fault::NotBound | Fault::StoreAway | Fault::KeysAway => Some(2),
             _ => None,
         }
     }
@@ -153,7 +159,7 @@ impl Fault {
     /// Value for `WWW-Authenticate`, of a 401 of the gateway's own.
     pub fn challenge(&self) -> Option<HeaderValue> {
         match self {
-            Fault::Unauthorized => Some(HeaderValue::from_static("Bearer realm=\"throughline\"")),
+            Fault::Unauthorized(denied, metadata) => Some(denied.challenge(metadata.as_deref())),
             _ => None,
         }
     }
@@ -174,6 +180,7 @@ impl Fault {
             | Fault::BodyTooLarge(_)
             | Fault::BodyBroken
             | Fault::Envelope(_)
+            | Fault::Rest(_)
             | Fault::InitializeParams => self.bad_request(),
             Fault::SessionUnknown => row(
                 StatusCode::NOT_FOUND,
@@ -199,10 +206,20 @@ impl Fault {
                 code::BUSY,
                 "Too many requests under way; wait for some to end, then try again",
             ),
-            Fault::Unauthorized => row(
-                StatusCode::UNAUTHORIZED,
-                code::SERVER,
-                "Unauthorized: send an API key of this gateway, as x-api-key or as Authorization: Bearer",
+            Fault::Unauthorized(denied, _) => row(denied.status(), code::SERVER, &denied.text()),
+            Fault::NoToken => Row {
+                data: Some(json!({ "mayHaveExecuted": false })),
+                ..row(
+                    StatusCode::BAD_GATEWAY,
+                    code::UPSTREAM_FAULT,
+                    "No token for the server behind the gateway was given; the call was not executed; the gateway's log \
+                     says why",
+                )
+            },
+            Fault::KeysAway => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                code::BUSY,
+                "The keys that tokens are checked with cannot be read now; the call was not executed, try again",
             ),
             Fault::Stopping => row(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -222,10 +239,7 @@ impl Fault {
                     "Unsupported protocol version: the server behind this gateway speaks only revisions with \
                        an initialize handshake; use one of the supported versions"
                         .to_owned(),
-                data: Some(json!({
-                    "supported": ProtocolVersion::LEGACY.iter().rev().map(|v| v.as_str()).collect::<Vec<_>>(),
-                    "requested": requested,
-                })),
+                data: Some(versions(requested)),
             },
             _ => self.bad_gateway(),
         }
@@ -294,6 +308,7 @@ impl Fault {
                 code::INVALID_REQUEST,
                 "The message did not arrive whole; send it again".into(),
             ),
+            Fault::Rest(text) => (StatusCode::BAD_REQUEST, code::INVALID_REQUEST, format!("Bad request: {text}")),
             Fault::Envelope(error) => (StatusCode::BAD_REQUEST, error.json_rpc_code(), error.to_string()),
             _ => (
                 StatusCode::BAD_REQUEST,
@@ -382,6 +397,64 @@ impl Fault {
         };
         Row { status, code, text, data }
     }
+}
+
+/// What was missing in a caller's proof of who it is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Denied {
+    /// Any, or the right one.
+    Key,
+    /// The token is not good; why.
+    Token(&'static str),
+    /// The token does not permit enough; the scopes of which one is needed, separated by spaces.
+    Scope(String),
+}
+
+impl Denied {
+    fn status(&self) -> StatusCode {
+        match self {
+            Denied::Key | Denied::Token(_) => StatusCode::UNAUTHORIZED,
+            Denied::Scope(_) => StatusCode::FORBIDDEN,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Denied::Key => {
+                "Unauthorized: send an API key of this gateway, as x-api-key or as Authorization: Bearer"
+                    .to_owned()
+            }
+            Denied::Token(why) => format!("Unauthorized: {why}"),
+            Denied::Scope(scopes) => format!("Forbidden: the token permits none of these scopes: {scopes}"),
+        }
+    }
+
+    /// RFC 6750, section 3, and RFC 9728, section 5.1.
+    fn challenge(&self, metadata: Option<&str>) -> HeaderValue {
+        let mut text = "Bearer realm=\"throughline\"".to_owned();
+        match self {
+            Denied::Key => {}
+            Denied::Token(why) => text += &format!(", error=\"invalid_token\", error_description=\"{why}\""),
+            Denied::Scope(scopes) => text += &format!(", error=\"insufficient_scope\", scope=\"{scopes}\""),
+        }
+        if let Some(metadata) = metadata {
+            text += &format!(", resource_metadata=\"{metadata}\"");
+        }
+        HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("Bearer realm=\"throughline\""))
+    }
+}
+
+impl Fault {
+    /// A caller that did not prove enough.
+    pub fn unauthorized(denied: Denied) -> Self {
+        Fault::Unauthorized(denied, None)
+    }
+}
+
+/// The versions that would work, beside the one that was asked for.
+fn versions(requested: &str) -> Value {
+    let supported: Vec<_> = ProtocolVersion::LEGACY.iter().rev().map(|version| version.as_str()).collect();
+    json!({ "supported": supported, "requested": requested })
 }
 
 impl std::fmt::Display for Fault {

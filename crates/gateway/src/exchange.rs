@@ -6,23 +6,22 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::app::Core;
-use crate::call;
 use crate::classify::{self, Arrived, Held, OnDisconnect, What};
 use crate::error::Fault;
-use crate::initialize;
-use crate::listen;
-use crate::metadata;
+use crate::front::rest;
 use crate::peer::Peer;
 use crate::reply::{self, Asked, GoesOn, ReplyBody};
-use crate::room;
 use crate::session::{self, Holding};
-use crate::tally;
+use crate::{call, initialize, listen, metadata, room, shape, tally};
 
 /// Answers one request. There is always an answer.
 pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) -> Response<ReplyBody> {
     let (parts, mut body) = request.into_parts();
     if let Some(asked) = metadata::asked(&core.app, peer, &parts) {
         return Box::pin(metadata::answer(&core, &asked)).await;
+    }
+    if let Some(asked) = rest::asked(&core.app, parts.uri.path()) {
+        return Box::pin(rest::answer(core, peer, asked, parts, body)).await;
     }
     match classify::classify(&core, peer, parts, &mut body).await {
         Err(refused) => {
@@ -42,17 +41,7 @@ pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) ->
 
 async fn answer(core: Rc<Core>, arrived: Arrived) -> Response<ReplyBody> {
     let present = tally::enter(&core);
-    let answered = match &arrived.what {
-        What::Initialize(held) => initialize(&core, &arrived, held).await,
-        What::Request(held) => request(&core, &arrived, held).await,
-        What::Notification(held) => notification(&core, &arrived, held).await,
-        What::Response(held) => response(&core, &arrived, held).await,
-        What::Listen(last_event_id) => listen::listen(&core, &arrived, last_event_id.as_deref()).await,
-        What::Close => {
-            session::close(&core, &arrived).await.map(|()| reply::empty(&core.app, StatusCode::OK))
-        }
-    };
-    let mut response = answered.unwrap_or_else(|fault| {
+    let mut response = outcome(&core, &arrived).await.unwrap_or_else(|fault| {
         let id = arrived.held().and_then(Held::raw_id);
         reply::fault(&core.app, &fault, id)
     });
@@ -60,12 +49,29 @@ async fn answer(core: Rc<Core>, arrived: Arrived) -> Response<ReplyBody> {
     tally::answered(present, arrived, response)
 }
 
-async fn initialize(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {
-    let welcome = initialize::answer(core, arrived, held).await?;
-    Ok(reply::welcome(&core.app, welcome))
+/// What becomes of what came.
+pub async fn outcome(core: &Rc<Core>, arrived: &Arrived) -> Result<Response<ReplyBody>, Fault> {
+    match &arrived.what {
+        What::Initialize(held) => {
+            Ok(reply::welcome(&core.app, initialize::answer(core, arrived, held).await?))
+        }
+        What::Request(held) => request(core, arrived, held).await,
+        What::Notification(held) => notification(core, arrived, held).await,
+        What::Response(held) => response(core, arrived, held).await,
+        What::Listen(last_event_id) => listen::listen(core, arrived, last_event_id.as_deref()).await,
+        What::Close => session::close(core, arrived).await.map(|()| reply::empty(&core.app, StatusCode::OK)),
+    }
 }
 
 async fn request(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {
+    match &arrived.route.shape {
+        None => carry(core, arrived, held).await,
+        Some(shape) => Box::pin(shape::request(core, arrived, held, shape)).await,
+    }
+}
+
+/// Carries a request to the upstream, in the session that it belongs to, and the answer back.
+pub async fn carry(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {
     let reply = async {
         let answered = match session::resolve(core, arrived).await? {
             Holding::Sessionless => call::pass(core, arrived, held).await?,

@@ -3,7 +3,8 @@
 //! A client that is told 401 reads where it can log in from the metadata of the resource that it asked, and goes on
 //! only if the metadata is about that very resource. What it asked is the gateway. So, on routes that pass
 //! `Authorization` on, the upstream's metadata is served here with the gateway's URL in it, and `WWW-Authenticate`
-//! points here. Everything else, the authorization server above all, is as the upstream says.
+//! points here. Everything else, the authorization server above all, is as the upstream says. Where the gateway itself
+//! checks tokens, the metadata are its own.
 
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -13,6 +14,7 @@ use http::header::{ACCEPT, CACHE_CONTROL, HeaderValue, USER_AGENT, WWW_AUTHENTIC
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Response, StatusCode, Uri};
+use serde_json::json;
 use throughline_wire::splice::{set_member, splice};
 
 use crate::app::{App, Core, Route};
@@ -48,7 +50,7 @@ pub struct Asked {
 /// Whether a request is for the metadata of a route that has such.
 pub fn asked(app: &App, peer: Peer, request: &Parts) -> Option<Asked> {
     let path = request.uri.path().strip_prefix(WELL_KNOWN)?;
-    let forwards = |route: &&Arc<Route>| route.config.forward_authorization;
+    let forwards = |route: &&Arc<Route>| route.config.forward_authorization || app.tokens.is_some();
     let route = match path {
         // Of the origin as a whole: the unnamed route's, or the only one's.
         "" | "/" => {
@@ -65,6 +67,9 @@ pub fn asked(app: &App, peer: Peer, request: &Parts) -> Option<Asked> {
 
 /// Answers with the upstream's metadata.
 pub async fn answer(core: &Rc<Core>, asked: &Asked) -> Response<ReplyBody> {
+    if let (&Method::GET, Some(own)) = (&asked.method, own(&core.app, asked)) {
+        return own;
+    }
     let found = match asked.method {
         Method::GET => tokio::time::timeout(PATIENCE, fetch(core, &asked.route)).await,
         _ => Ok(Err(Fault::Method("GET"))),
@@ -82,6 +87,28 @@ pub async fn answer(core: &Rc<Core>, asked: &Asked) -> Response<ReplyBody> {
         }
         Err(fault) => reply::fault(&core.app, &fault, None),
     }
+}
+
+/// The gateway's own metadata, where it checks the tokens.
+fn own(app: &App, asked: &Asked) -> Option<Response<ReplyBody>> {
+    let tokens = app.tokens.as_ref()?;
+    let (servers, scopes) = tokens.how_to_log_in();
+    let mut metadata = json!({
+        "resource": asked.resource,
+        "authorization_servers": servers,
+        "bearer_methods_supported": ["header"],
+    });
+    if !scopes.is_empty() {
+        metadata["scopes_supported"] = scopes.into();
+    }
+    let mut response = reply::whole(app, StatusCode::OK, JSON, metadata.to_string());
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Some(response)
+}
+
+/// Where the metadata of a route is, for clients that know the gateway by this base.
+pub fn url(base: &str, route: &Route) -> String {
+    format!("{base}{WELL_KNOWN}{}", route.config.path)
 }
 
 /// The upstream's metadata, a JSON object: where it said that they are, or else where they belong.
@@ -115,7 +142,7 @@ pub fn localise<B>(app: &App, arrived: &Arrived, response: &mut Response<B>) {
     if !refused || !arrived.route.config.forward_authorization {
         return;
     }
-    let here = format!("{}{WELL_KNOWN}{}", arrived.external_base(app), arrived.route.config.path);
+    let here = url(&arrived.external_base(app), &arrived.route);
     let challenges: Vec<_> = response.headers().get_all(WWW_AUTHENTICATE).iter().cloned().collect();
     response.headers_mut().remove(WWW_AUTHENTICATE);
     for challenge in challenges {

@@ -8,21 +8,23 @@ use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
-use http::HeaderMap;
 use http::header::{AUTHORIZATION, FORWARDED, USER_AGENT, VIA};
 use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
 use throughline_store::RecordKey;
 use throughline_wire::envelope;
 
 use crate::account::{Account, Turn};
-use crate::app::{App, Route, first};
+use crate::app::{App, Core, Route, first};
 use crate::classify::Held;
 use crate::config::{CallerProxy, Callers, KeyKind};
 use crate::credentials::{self, Credentials};
-use crate::error::Fault;
+use crate::error::{Denied, Fault};
 use crate::keys::LiveKeys;
+use crate::metadata;
 use crate::names;
-use crate::peer::Peer;
+use crate::peer::{Peer, external_base};
+use crate::tokens::Verified;
 
 /// Longest client product that is told apart, in bytes.
 const MAX_PRODUCT: usize = 64;
@@ -65,6 +67,27 @@ struct Known {
     kind: KeyKind,
 }
 
+impl Known {
+    /// Of a connector's key, the user that the connector names: by the one that holds the secret it can be believed.
+    fn of_connector(self, app: &App, headers: &HeaderMap) -> Self {
+        if self.kind != KeyKind::Connector {
+            return self;
+        }
+        let header =
+            |name: &str| headers.get(name).map(HeaderValue::as_bytes).filter(|value| !value.is_empty());
+        let user = header("x-ms-client-object-id").or_else(|| header("x-ms-client-principal-id"));
+        match user {
+            Some(user) => {
+                let tenant = header("x-ms-client-tenant-id").unwrap_or_default();
+                let parts = [&self.principal[..], tenant, user];
+                let principal = first(&app.keys.digest("connector", &parts));
+                Known { principal, kind: KeyKind::User }
+            }
+            None => Known { kind: KeyKind::Application, ..self },
+        }
+    }
+}
+
 /// Who a caller turned out to be.
 #[derive(Clone, Copy)]
 enum Identity {
@@ -88,15 +111,31 @@ impl Directory {
         }
     }
 
-    fn identify(&self, app: &App, route: &Route, peer: Peer, headers: &HeaderMap) -> Result<Identity, Fault> {
+    fn identify(
+        &self,
+        app: &App,
+        route: &Route,
+        peer: Peer,
+        headers: &HeaderMap,
+        token: Option<&Verified>,
+    ) -> Result<Identity, Fault> {
         if let Some(name) = self.proxy.as_ref().and_then(|proxy| named_by(proxy, peer, headers)) {
             let principal = first(&app.keys.digest("principal", &[b"proxy", name]));
             return Ok(Identity::Known(Known { principal, kind: KeyKind::User }));
         }
+        if let Some(token) = token {
+            let parts: Vec<&[u8]> = token.subject.iter().map(String::as_bytes).collect();
+            let principal = first(&app.keys.digest("subject", &parts));
+            let kind = if token.is_application { KeyKind::Application } else { KeyKind::User };
+            return Ok(Identity::Known(Known { principal, kind }));
+        }
         match api_key(route, headers).filter(|_| !self.keys.is_empty()) {
             // A wrong key is a mistake to be told of, also where no key would do.
-            Some(key) => self.key(key).map(Identity::Known).ok_or(Fault::Unauthorized),
-            None if self.refuses_unknown => Err(Fault::Unauthorized),
+            Some(key) => match self.key(key) {
+                Some(known) => Ok(Identity::Known(known.of_connector(app, headers))),
+                None => Err(Fault::unauthorized(Denied::Key)),
+            },
+            None if self.refuses_unknown => Err(Fault::unauthorized(Denied::Key)),
             None => Ok(Identity::Anonymous),
         }
     }
@@ -129,19 +168,66 @@ fn api_key<'a>(route: &Route, headers: &'a HeaderMap) -> Option<&'a [u8]> {
     }
 }
 
-/// Recognises the caller of a request on this route.
+/// Recognises the caller of a request on this route, by its token if it presents one.
 ///
 /// # Errors
-/// [`Fault::Unauthorized`] without a valid key where one is needed; [`Fault::TooManyRequests`] beyond the caller's
-/// share.
-pub fn identify(
-    app: &App,
+/// As for [`identify`], and [`Fault::KeysAway`].
+pub async fn recognise(
+    core: &Core,
     route: &Route,
     peer: Peer,
     parts: &Parts,
     held: Option<&Held>,
 ) -> Result<Caller, Fault> {
-    let identity = app.directory.identify(app, route, peer, &parts.headers)?;
+    let app = &core.app;
+    if app.tokens.is_none() && route.grants.is_none() {
+        return identify(app, route, peer, parts, held, None);
+    }
+    let caller = Box::pin(proven(core, route, peer, parts, held)).await;
+    // Where to read how to log in, for who has no token yet, or not a good one.
+    caller.map_err(|fault| match fault {
+        Fault::Unauthorized(denied, _) => {
+            let base = external_base(&app.config, peer, &parts.headers);
+            Fault::Unauthorized(denied, Some(metadata::url(&base, route).into()))
+        }
+        fault => fault,
+    })
+}
+
+/// The caller, by a token of its own, and with one for the upstream, where there are such.
+async fn proven(
+    core: &Core,
+    route: &Route,
+    peer: Peer,
+    parts: &Parts,
+    held: Option<&Held>,
+) -> Result<Caller, Fault> {
+    let token = match &core.app.tokens {
+        Some(tokens) => tokens.verify(core, &parts.headers).await?,
+        None => None,
+    };
+    let mut caller = identify(&core.app, route, peer, parts, held, token.as_ref())?;
+    if let Some(grants) = &route.grants {
+        let header = grants.header(core, route, &caller, &parts.headers).await?;
+        caller.credentials = caller.credentials.with_authorization(header);
+    }
+    Ok(caller)
+}
+
+/// Recognises the caller of a request on this route, whose token is this one.
+///
+/// # Errors
+/// [`Fault::Unauthorized`] without a valid key where one is needed; [`Fault::TooManyRequests`] beyond the caller's
+/// share.
+fn identify(
+    app: &App,
+    route: &Route,
+    peer: Peer,
+    parts: &Parts,
+    held: Option<&Held>,
+    token: Option<&Verified>,
+) -> Result<Caller, Fault> {
+    let identity = app.directory.identify(app, route, peer, &parts.headers, token)?;
     let (principal, account) = match identity {
         Identity::Anonymous => (app.directory.anonymous, None),
         Identity::Known(Known { principal, .. }) => {

@@ -16,6 +16,7 @@ use http::header::{
 };
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use throughline_wire::envelope::{Envelope, Limits, Message, Outcome};
 use throughline_wire::splice::{Edit, splice};
 use tokio::sync::mpsc;
@@ -120,6 +121,30 @@ pub fn channel(app: &App, channel: mpsc::Receiver<Bytes>) -> Response<ReplyBody>
     let mut response = Response::new(ReplyBody::Channel(channel));
     stream_headers(response.headers_mut());
     signed(app, response)
+}
+
+/// An answer read to its end, and its body.
+///
+/// # Errors
+/// When it has more than `limit` bytes, or breaks off.
+pub async fn gathered(answer: Response<ReplyBody>, limit: usize) -> Result<(Response<()>, Bytes), Fault> {
+    let (parts, mut body) = answer.into_parts();
+    let (mut pieces, mut len) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let Ok(piece) = frame.map_err(|CutOff| Fault::MayHaveExecuted)?.into_data() else { continue };
+        len += piece.len();
+        if len > limit {
+            return Err(Fault::AnswerTooLarge(limit));
+        }
+        pieces.push(piece);
+    }
+    let body = if pieces.len() == 1 { pieces.remove(0) } else { pieces.concat().into() };
+    Ok((Response::from_parts(parts, ()), body))
+}
+
+/// The same answer with this body.
+pub fn with_body(answer: Response<()>, body: Bytes) -> Response<ReplyBody> {
+    answer.map(|()| if body.is_empty() { ReplyBody::Empty } else { ReplyBody::Whole(Some(body)) })
 }
 
 /// Says which instance answered.

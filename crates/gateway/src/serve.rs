@@ -18,10 +18,12 @@ use crate::admin;
 use crate::app::{App, Core};
 use crate::config::{self, AdminAddress, Config, ConfigErrors, KeyRingPlace, StoreUrl, default_state_dir};
 use crate::effects::Effects;
+use crate::grants::Grants;
 use crate::keys::{self, KeysError, LiveKeys};
 use crate::lookout::Lookout;
 use crate::stdio::{self, Bridge};
 use crate::tls::{Tls, TlsError};
+use crate::tokens::Verifier;
 use crate::upstream::http::TIDY_EVERY;
 use crate::upstream::{destination, fleet::watch};
 use crate::{background, listener, status};
@@ -122,6 +124,9 @@ impl Gateway {
         config.resolve(&|name| std::env::var(name).ok())?;
         let bridges = stdio::bridges(&mut config, effects).map_err(StartError::System)?;
         let destinations = destination::of_routes(&config)?;
+        let tokens = Verifier::of(&config)?;
+        let grants =
+            config.routes.iter().map(|route| Grants::of(&config, route)).collect::<Result<_, _>>()?;
         let keys = open_keys(&config, effects)?;
         let tls = config.tls.as_ref().map(Tls::load).transpose()?;
         let store = runtime()?.block_on(open_store(&config))?;
@@ -132,7 +137,7 @@ impl Gateway {
         let lookout = config.metrics.map(Lookout::open).transpose()?;
         let room = Arc::new(Semaphore::new(config.limits.connections + workers));
         config.listen = address;
-        let app = App::new(config, destinations, effects, keys, store);
+        let app = App::new(config, destinations, effects, keys, store, tokens, grants);
         runtime()?.block_on(watch::first_look(&app));
         let at = admin.as_ref().map(|door| door.address.clone());
         let metrics = lookout.as_ref().map(|lookout| lookout.address);

@@ -41,6 +41,12 @@ impl Seen {
         self.session.set(Some((session.kind, session.key)));
     }
 
+    /// What was learnt of another that was sent in its place.
+    pub fn take(&self, other: &Seen) {
+        self.session.set(other.session.take().or(self.session.get()));
+        self.recovered.set(other.recovered.get() || self.recovered.get());
+    }
+
     /// Its session was lost, and is whole again.
     pub fn recovered(&self) {
         self.recovered.set(true);

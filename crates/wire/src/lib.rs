@@ -10,6 +10,7 @@
 //!   server), [`method`] (names, and what may be sent twice), [`capability`] (a client's capabilities as
 //!   bits), [`headers`] (names and value encoding).
 //! - **Whether the session lives**: [`loss`], the one table of how a lost upstream session looks.
+//! - **What a client can take**: [`profile`], rewrites of tool lists and results for clients that read less.
 //! - **What only we can have made**: [`keyring`] (secrets and rotation), [`seal`] (session ids, stored
 //!   secrets, digests), [`tag`] (values of an upstream, bound to the session and its generation).
 //!
@@ -25,6 +26,7 @@ pub mod keyring;
 pub mod loss;
 pub mod method;
 mod peek;
+pub mod profile;
 pub mod seal;
 pub mod splice;
 pub mod sse;

@@ -18,8 +18,10 @@ pub(crate) use gateway::Gateway;
 pub(crate) use mcp::{Answer, MODERN, Mcp};
 pub(crate) use nginx::Balancer;
 pub(crate) use process::{Process, free_port, until};
+pub(crate) use python::command as python_command;
 pub(crate) use ran::{Ran, run, run_with};
 pub(crate) use redis::{Engine, Redis};
+pub(crate) use setup::script;
 pub(crate) use upstream::Upstream;
 
 /// Makes a `#[test]` of each function for each upstream that it is to hold for.

@@ -4,6 +4,7 @@ use http::HeaderName;
 
 use super::ValueError;
 use super::read::{Field, Key};
+use super::tokens::{self, Tokens};
 use super::value;
 
 /// Who may call, and how callers are told apart.
@@ -14,6 +15,8 @@ pub struct Callers {
     pub anonymous: Option<bool>,
     /// `[callers.keys.NAME]`: API keys. Default: none.
     pub keys: Vec<ApiKey>,
+    /// `[callers.tokens.NAME]`: tokens that callers may prove themselves with. Default: none.
+    pub tokens: Vec<Tokens>,
     /// `[callers.proxy]`: a proxy that says who the caller is. Default: none.
     pub proxy: Option<CallerProxy>,
     /// `[callers.conversation]`: what tells conversations of one caller apart.
@@ -38,6 +41,9 @@ pub enum KeyKind {
     User,
     /// `"application"`: an application on behalf of many. Its callers share a session only within a conversation.
     Application,
+    /// `"connector"`: a connector of Power Platform, whose users it names in `x-ms-client-*`: each is a caller of their
+    /// own. A request that names none is an application's.
+    Connector,
 }
 
 /// A proxy in front that has recognised the caller. It is believed if it connects from one of
@@ -74,7 +80,7 @@ impl Callers {
     /// Whether a caller without a key is turned away.
     #[must_use]
     pub fn refuses_anonymous(&self) -> bool {
-        !self.anonymous.unwrap_or(self.keys.is_empty() && self.proxy.is_none())
+        !self.anonymous.unwrap_or(self.keys.is_empty() && self.tokens.is_empty() && self.proxy.is_none())
     }
 }
 
@@ -83,6 +89,7 @@ pub(super) const CALLERS: &[Key<Callers>] = &[
         f.choice(&mut c.anonymous, &[("allow", Some(true)), ("refuse", Some(false))]);
     }),
     Key::new("keys", |c, f| f.each_table(|name, f| c.keys.push(key(name, f)))),
+    Key::new("tokens", |c, f| f.each_table(|name, f| c.tokens.push(tokens::read(name, f)))),
     Key::new("proxy", |c, f| c.proxy = Some(proxy(f))),
     Key::new("conversation", |c, f| {
         f.table(&mut c.conversation, CONVERSATION);
@@ -92,7 +99,12 @@ pub(super) const CALLERS: &[Key<Callers>] = &[
 pub(super) const KEY: &[Key<ApiKey>] = &[
     Key::new("sha256", |k, f| f.parsed(&mut k.sha256, "a digest", sha256)),
     Key::new("kind", |k, f| {
-        f.choice(&mut k.kind, &[("user", KeyKind::User), ("application", KeyKind::Application)]);
+        let kinds = [
+            ("user", KeyKind::User),
+            ("application", KeyKind::Application),
+            ("connector", KeyKind::Connector),
+        ];
+        f.choice(&mut k.kind, &kinds);
     }),
 ];
 

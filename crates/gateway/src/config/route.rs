@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderName, Uri};
+use throughline_wire::profile::{Profile, list::Selection};
 
-use super::{Command, Header, place};
+use super::{Command, Grant, Header, Rest, place};
 
 /// URLs of one route at most.
 pub const MAX_ENDPOINTS: usize = 64;
@@ -44,6 +45,8 @@ pub struct Route {
     /// `forward_authorization`: whether the client's `Authorization` is passed on; sessions then belong to
     /// whoever sends the same. Default: no.
     pub forward_authorization: bool,
+    /// `token`: the OAuth tokens that requests to the upstream carry. Default: none.
+    pub token: Option<Grant>,
     /// `mode`: whether sessions are kept. Default [`Mode::Sessions`].
     pub mode: Mode,
     /// `anonymous`: what callers without credentials and session id have in common. Default
@@ -52,6 +55,12 @@ pub struct Route {
     pub anonymous: Anonymous,
     /// `answers`: the form of answers. Default [`Answers::AsUpstream`].
     pub answers: Answers,
+    /// `profile`: the kind of client whose limits its tool list and answers are brought to. Default: none.
+    pub profile: Option<&'static Profile>,
+    /// `tools.allow` and `tools.deny`: which of the server's tools there are for clients. Default: all.
+    pub tools: Selection,
+    /// `rest`: the REST face.
+    pub rest: Rest,
     /// `on_store_miss`: what becomes of a valid session id without a record. Default [`OnStoreMiss::Rebuild`].
     pub on_store_miss: OnStoreMiss,
     /// `on_store_failure`: what becomes of sessions while the store is away. Default [`OnStoreFailure::Serve`].
@@ -70,7 +79,7 @@ pub struct Route {
 
 impl Route {
     /// A route with the defaults of a file. An empty `name` makes the unnamed route.
-    pub(super) fn new(name: &str, upstream: Vec<Uri>) -> Self {
+    pub(crate) fn new(name: &str, upstream: Vec<Uri>) -> Self {
         Self {
             name: name.to_owned(),
             path: if name.is_empty() { "/mcp".to_owned() } else { format!("/{name}/mcp") },
@@ -84,9 +93,13 @@ impl Route {
             headers: Vec::new(),
             forward_headers: Vec::new(),
             forward_authorization: false,
+            token: None,
             mode: Mode::Sessions,
             anonymous: Anonymous::Isolated,
             answers: Answers::AsUpstream,
+            profile: None,
+            tools: Selection::default(),
+            rest: Rest::default(),
             on_store_miss: OnStoreMiss::Rebuild,
             on_store_failure: OnStoreFailure::Serve,
             unsafe_after_loss: UnsafeAfterLoss::Replay,

@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderName, Uri};
+use throughline_wire::profile::list::Selection;
 use toml::de::{DeTable, Error};
 
 use super::callers;
+use super::grant::{self, GRANT};
 use super::read::{Field, Key, Reader};
+use super::rest::REST;
 use super::streams::STREAMS;
+use super::tokens::TOKENS;
 use super::upstream::{forward_header, header_name, header_value};
 use super::value::{self, show_duration};
 use super::{
@@ -127,6 +131,7 @@ const ROUTE: &[Key<Route>] = &[
     Key::new("headers", |r, f| f.headers(&mut r.headers, header_name, header_value)),
     Key::new("forward_headers", |r, f| f.list(&mut r.forward_headers, "headers", forward_header)),
     Key::new("forward_authorization", |r, f| f.flag(&mut r.forward_authorization)),
+    Key::new("token", |r, f| r.token = Some(grant::read(f))),
     Key::new("mode", |r, f| {
         f.choice(&mut r.mode, &[("sessions", Mode::Sessions), ("stateless", Mode::Stateless)]);
     }),
@@ -135,6 +140,13 @@ const ROUTE: &[Key<Route>] = &[
     }),
     Key::new("answers", |r, f| {
         f.choice(&mut r.answers, &[("as-upstream", Answers::AsUpstream), ("json", Answers::Json)]);
+    }),
+    Key::new("profile", |r, f| f.parsed(&mut r.profile, "a profile", value::profile)),
+    Key::new("tools", |r, f| {
+        f.table(&mut r.tools, TOOLS);
+    }),
+    Key::new("rest", |r, f| {
+        f.table(&mut r.rest, REST);
     }),
     Key::new("on_store_miss", |r, f| {
         let choices = [("rebuild", OnStoreMiss::Rebuild), ("not-found", OnStoreMiss::NotFound)];
@@ -154,6 +166,11 @@ const ROUTE: &[Key<Route>] = &[
     Key::new("trust_annotations", |r, f| f.flag(&mut r.trust_annotations)),
 ];
 
+const TOOLS: &[Key<Selection>] = &[
+    Key::new("allow", |s, f| f.list(&mut s.allow, "tool names", value::tool_name)),
+    Key::new("deny", |s, f| f.list(&mut s.deny, "tool names", value::tool_name)),
+];
+
 const RESTORE: &[Key<Route>] =
     &[Key::new("calls", |r, f| f.list(&mut r.restore_calls, "tool names", value::tool_name))];
 
@@ -169,6 +186,9 @@ pub(super) fn known_keys() -> Vec<String> {
     [
         of("", FILE),
         of("upstream.", ROUTE),
+        of("upstream.tools.", TOOLS),
+        of("upstream.rest.", REST),
+        of("upstream.token.", GRANT),
         of("upstream.restore.", RESTORE),
         of("tls.", TLS),
         of("limits.", LIMITS),
@@ -177,6 +197,7 @@ pub(super) fn known_keys() -> Vec<String> {
         of("streams.", STREAMS),
         of("callers.", callers::CALLERS),
         of("callers.keys.NAME.", callers::KEY),
+        of("callers.tokens.NAME.", TOKENS),
         of("callers.proxy.", callers::PROXY),
         of("callers.conversation.", callers::CONVERSATION),
     ]
@@ -208,6 +229,11 @@ pub(super) fn parse(text: &str, file_name: &str) -> Result<Config, ConfigErrors>
                 "callers.proxy",
                 "nobody is believed as a proxy: set trusted_proxies".to_owned(),
             );
+        }
+        let for_callers = |route: &Route| route.token.as_ref().is_some_and(|token| token.is_for_callers());
+        if config.callers.tokens.is_empty() && config.routes.iter().any(for_callers) {
+            let message = "a token in a caller's name needs the caller's: set callers.tokens";
+            reader.fail(&(0..0), "token.grant", message.to_owned());
         }
         if config.routes.is_empty() {
             let message =
@@ -273,6 +299,16 @@ fn route(name: &str, field: &mut Field<'_, '_>) -> Route {
         (Some(_), None) => field.fail_inside("client_certificate", "client_key is missing".to_owned()),
         (None, Some(_)) => field.fail_inside("client_key", "client_certificate is missing".to_owned()),
         _ => {}
+    }
+    if route.profile.is_some_and(|profile| profile.plain_answers) {
+        route.answers = Answers::Json;
+    }
+    if route.token.is_some()
+        && (route.forward_authorization || route.headers.iter().any(|h| h.name == AUTHORIZATION))
+    {
+        let message =
+            "the upstream gets an authorization from elsewhere as well: only one of them can arrive";
+        field.fail_inside("token", message.to_owned());
     }
     let is_set = |name: &HeaderName| route.headers.iter().any(|header| header.name == *name);
     if route.forward_authorization && is_set(&AUTHORIZATION) {

@@ -6,6 +6,7 @@ use super::*;
 
 mod callers;
 mod environment;
+mod makers;
 mod upstream;
 
 const UPSTREAM: &str = "[upstream]\nurl = \"http://127.0.0.1:3000/mcp\"\n";
@@ -53,8 +54,7 @@ fn the_example_is_valid_and_says_nothing_but_the_defaults() {
 fn the_example_is_valid_in_full_and_shows_the_defaults() {
     let full = Config::parse(&example_in_full(), "throughline.toml").unwrap();
     assert_eq!(full.limits, Limits::default());
-    assert_eq!(full.timeouts, Timeouts::default());
-    assert_eq!(full.sessions, Sessions::default());
+    assert_eq!((full.timeouts, full.sessions), (Timeouts::default(), Sessions::default()));
     assert_eq!(full.store, StoreUrl::Embedded(None));
     // What has no default is shown by an example.
     assert_eq!(
@@ -72,7 +72,7 @@ fn the_example_is_valid_in_full_and_shows_the_defaults() {
         headers: Vec::new(),
         forward_headers: Vec::new(),
         restore_calls: Vec::new(),
-        ..full.routes[0].clone()
+        ..makers::without_examples(&full.routes[0])
     };
     assert_eq!(examples, parse("").routes[0]);
     assert_eq!(full.routes[1].path, "/files/mcp");
@@ -232,6 +232,7 @@ fn every_key_is_read() {
         ],
         callers: Callers {
             anonymous: Some(true),
+            tokens: Vec::new(),
             keys: vec![ApiKey { name: "robot".into(), sha256, kind: KeyKind::Application }],
             proxy: Some(CallerProxy {
                 header: "x-user".into(),

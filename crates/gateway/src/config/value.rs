@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::Uri;
 use http::uri::Authority;
+use throughline_wire::profile::{Profile, ROUTE_PROFILES};
 
 use crate::peer::Network;
 
@@ -187,6 +188,14 @@ pub(super) fn upstream(text: &str) -> Result<Uri, ValueError> {
         return Err(not_a_url());
     }
     Ok(uri)
+}
+
+/// The name of a profile.
+pub(super) fn profile(text: &str) -> Result<Option<&'static Profile>, ValueError> {
+    Profile::named(text).map(Some).ok_or_else(|| {
+        let names: Vec<String> = ROUTE_PROFILES.iter().map(|profile| format!("{:?}", profile.name)).collect();
+        ValueError(format!("{text:?} is not {}", names.join(" or ")))
+    })
 }
 
 /// An upstream's URL as logs and records may show it: its query may hold a key.

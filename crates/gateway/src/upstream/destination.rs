@@ -97,6 +97,17 @@ fn of_route(
 }
 
 impl Destination {
+    /// Of something that is no upstream: an issuer's keys, say.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, or with the system's roots.
+    pub fn of_url(config: &Config, url: Uri) -> Result<Self, String> {
+        let route = Route::new("", vec![url]);
+        let mut found = of_route(config, &route, &mut SystemRoots(None)).map_err(|(_, message)| message)?;
+        let found = found.pop().ok_or("there is no URL")?;
+        Ok(Arc::unwrap_or_clone(found))
+    }
+
     fn new(
         config: &Config,
         route: &Route,

@@ -109,9 +109,10 @@ fn what_belongs_to_a_session_goes_to_its_endpoint_also_after_a_restart() {
             .unwrap();
         holder.server().push(&inner, "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/x\"}\n\n");
         assert!(stream.message().data.contains("notifications/x"));
+        // The stream upstream stays for a client that comes back, until the session ends.
         drop(stream);
-        holder.wait_until("the stream is closed", |server| !server.has_stream(&inner));
         assert_eq!(session.client.delete().status, 200);
+        holder.wait_until("the stream is closed", |server| !server.has_stream(&inner));
         holder.wait_for("DELETE", 1);
         assert_eq!(holder.of("DELETE")[0].session(), Some(inner.as_str()));
         upstreams.iter().for_each(Upstream::forget);

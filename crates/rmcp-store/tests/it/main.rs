@@ -28,6 +28,7 @@ mod node;
 #[allow(dead_code, reason = "not all of it is needed here")]
 mod process;
 #[path = "../../../cli/tests/e2e/harness/python.rs"]
+#[allow(dead_code, reason = "not all of it is needed here")]
 mod python;
 #[path = "../../../cli/tests/e2e/harness/setup.rs"]
 mod setup;

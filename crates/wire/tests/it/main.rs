@@ -10,6 +10,7 @@ mod era;
 mod headers;
 mod keyring;
 mod loss;
+mod profile;
 mod seal;
 mod splice;
 mod sse;

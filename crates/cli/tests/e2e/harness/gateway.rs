@@ -50,6 +50,20 @@ impl Gateway {
         gateway
     }
 
+    /// Starts a gateway with this configuration, whose state directory and address are added to it.
+    pub(crate) fn with_config(config: &str) -> Self {
+        let state = tempfile::tempdir().expect("a state directory");
+        let file = state.path().join("throughline.toml");
+        std::fs::write(&file, config).expect("a file");
+        let listen = format!("127.0.0.1:{}", free_port());
+        let (file, state_dir) = (file.to_str().expect("UTF-8"), state.path().to_str().expect("UTF-8"));
+        let all = ["serve", "--config", file, "--listen", &listen, "--state-dir", state_dir];
+        let process = Process::start("gateway", env!("CARGO_BIN_EXE_throughline"), &all);
+        let mut gateway = Self { process, base: format!("http://{listen}"), state };
+        gateway.wait_until_ready();
+        gateway
+    }
+
     fn wait_until_ready(&mut self) {
         self.process.wait_until_ok(&self.at("/readyz"));
     }

@@ -54,6 +54,11 @@ pub(super) fn files_of_every_key() -> Route {
         unsafe_after_loss: UnsafeAfterLoss::Refuse,
         restore_calls: vec!["set_workspace".into(), "log in".into()],
         trust_annotations: true,
+        // In `makers`.
+        profile: None,
+        tools: Default::default(),
+        rest: Default::default(),
+        token: None,
     }
 }
 

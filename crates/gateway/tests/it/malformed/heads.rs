@@ -21,7 +21,7 @@ fn methods() -> Vec<Case> {
             all.push(Case::new(format!("{method} {path}"), request(method, path, b""), "405"));
         }
     }
-    for path in ["/nowhere", "/rest"] {
+    for path in ["/nowhere", "/restless"] {
         for method in methods {
             all.push(Case::new(format!("{method} {path}"), request(method, path, b""), "404"));
         }
