@@ -8,12 +8,12 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked -p throughline && mkdir /state
+RUN cargo build --release --locked -p throughline && mkdir -p -m 0700 /state/throughline
 
 # glibc as the tests have it, roots for TLS, an unprivileged user; neither a shell nor a package manager.
 FROM gcr.io/distroless/cc-debian12:nonroot
-COPY --from=build --chmod=0755 /src/target/release/throughline /usr/local/bin/throughline
-COPY --from=build --chown=65532:65532 --chmod=0700 /state /var/lib/throughline
+COPY --from=build /src/target/release/throughline /usr/local/bin/throughline
+COPY --from=build --chown=65532:65532 /state/ /var/lib/
 ENV THROUGHLINE_STATE_DIR=/var/lib/throughline
 USER 65532:65532
 EXPOSE 3000 8808

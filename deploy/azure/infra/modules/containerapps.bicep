@@ -20,7 +20,7 @@ param registryServer string
 param workspaceId string
 param insightsConnectionString string
 
-var defaultHost = '${name}.${environment.properties.defaultDomain}'
+var defaultHost = '${name}.${managed.properties.defaultDomain}'
 var allHosts = empty(hostNames) ? defaultHost : '${defaultHost},${hostNames}'
 
 var commonVariables = [
@@ -59,7 +59,7 @@ var secretVariables = empty(secretUri) ? [] : [
     secretRef: 'throughline'
   }
 ]
-var variables = concat(commonVariables, role == 'gateway' ? gatewayVariables : referenceVariables, secretVariables)
+var allVariables = concat(commonVariables, role == 'gateway' ? gatewayVariables : referenceVariables, secretVariables)
 
 var probes = [
   {
@@ -81,7 +81,7 @@ var probes = [
   }
 ]
 
-resource environment 'Microsoft.App/managedEnvironments@2024-03-01' = {
+resource managed 'Microsoft.App/managedEnvironments@2024-03-01' = {
   name: environmentName
   location: location
   tags: tags
@@ -95,7 +95,7 @@ resource environment 'Microsoft.App/managedEnvironments@2024-03-01' = {
 
 resource logs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
   name: 'logs'
-  scope: environment
+  scope: managed
   properties: {
     workspaceId: workspaceId
     logs: [
@@ -122,7 +122,7 @@ resource app 'Microsoft.App/containerApps@2024-03-01' = {
     }
   }
   properties: {
-    managedEnvironmentId: environment.id
+    managedEnvironmentId: managed.id
     configuration: {
       activeRevisionsMode: 'Single'
       ingress: {
@@ -155,7 +155,7 @@ resource app 'Microsoft.App/containerApps@2024-03-01' = {
           // nor paths: then `azd provision` once more.
           image: empty(image) ? 'mcr.microsoft.com/k8se/quickstart:latest' : image
           args: empty(image) ? [] : arguments
-          env: variables
+          env: allVariables
           probes: empty(image) ? [] : probes
           resources: {
             cpu: json('0.5')
