@@ -3,8 +3,8 @@
 //   BASE_URL=https://app.azurewebsites.net k6 run deploy/k6/mcp.js
 //   BASE_URL=... VUS=50 DURATION=1m P99_MS=500 k6 run --out json=hits.json deploy/k6/mcp.js
 //
-// BASE_URL may end in a path; without one it is /mcp. BEARER is sent as a token. Every request is tagged with the
-// instance that answered, for outputs; for the summary, which knows no tags, instance_1, instance_2 ... count the
+// BASE_URL may end in a path; without one it is /mcp. BEARER is sent as a token. The counter `hits` is tagged with the
+// instance that answered, for outputs; for the summary, which shows no tags, instance_1, instance_2 ... count the
 // instances that were found at the start, and instance_other those that came later.
 //
 // Every call has a connection of its own (NEW_CONNECTIONS=0: each user keeps one), so that the load balancer chooses
