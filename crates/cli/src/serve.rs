@@ -33,6 +33,9 @@ pub(crate) struct Arguments {
     /// Where the administrator connects: a loopback address with a port, or unix:PATH [default: nowhere].
     #[arg(long, value_name = "ADDR")]
     admin: Option<AdminAddress>,
+    /// Where Prometheus and probes find /metrics, /healthz and /readyz, also from other machines [default: nowhere].
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<SocketAddr>,
     /// Where session records live: memory:, embedded:DIR, or what several gateways share: redis://HOST:PORT
     /// [default: embedded in the state directory].
     #[arg(long, value_name = "URL")]
@@ -70,9 +73,18 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         None => Config::for_upstreams(&arguments.urls)?,
     };
     config.apply(Overrides::from_env(&|name| std::env::var(name).ok())?);
-    let Arguments { listen, admin, store, key_ring, state_dir, stateless, salvage, .. } = arguments;
+    let Arguments { listen, admin, metrics, store, key_ring, state_dir, stateless, salvage, .. } = arguments;
     let key_ring = key_ring.map(KeyRingPlace::File);
-    config.apply(Overrides { listen, admin, store, key_ring, state_dir, stateless, ..Overrides::default() });
+    config.apply(Overrides {
+        listen,
+        admin,
+        metrics,
+        store,
+        key_ring,
+        state_dir,
+        stateless,
+        ..Overrides::default()
+    });
     if salvage && let Some(salvaged) = throughline_gateway::serve::salvage(&config, Effects::REAL)? {
         let aside = salvaged.moved_to.display();
         tracing::warn!(kept = salvaged.kept, lost = salvaged.lost, %aside, "a damaged store was salvaged");

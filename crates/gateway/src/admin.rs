@@ -44,7 +44,7 @@ use crate::effects::Effects;
 use crate::metrics::export;
 use crate::origin;
 use crate::reply::{self, Never, ReplyBody};
-use crate::serve::{LAST_WORDS, StartError, state_dir};
+use crate::serve::{LAST_WORDS, StartError, state_dir, tidy_pools};
 use crate::upstream::JSON;
 use crate::{keys, listener, status};
 
@@ -97,7 +97,9 @@ impl Door {
         let Door { address, socket, token } = self;
         tracing::info!(admin = %address, "the administrator may connect");
         local.block_on(runtime, async move {
-            let clerk = Rc::new(Clerk { core: Core::new(app), token });
+            let core = Core::new(app);
+            tokio::task::spawn_local(tidy_pools(Rc::clone(&core)));
+            let clerk = Rc::new(Clerk { core, token });
             let served = match socket {
                 Socket::Tcp(socket) => TcpListener::from_std(socket).map(Listener::Tcp),
                 Socket::Unix(socket) => UnixListener::from_std(socket).map(Listener::Unix),

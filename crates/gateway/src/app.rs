@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::account::Accounts;
 use crate::config::{self, Config};
+use crate::deadlines::Deadlines;
 use crate::effects::Effects;
 use crate::initialize::InitializeCache;
 use crate::keys::LiveKeys;
@@ -201,6 +202,8 @@ struct Pool {
 pub struct Core {
     /// The shared part.
     pub app: Arc<App>,
+    /// Time-outs of this core's requests.
+    pub deadlines: Rc<Deadlines>,
     /// Its connections, by endpoint.
     pools: RefCell<HashMap<u64, Pool>>,
     /// What this core has counted.
@@ -211,7 +214,7 @@ impl Core {
     /// For one core's runtime.
     pub fn new(app: Arc<App>) -> Rc<Self> {
         let metrics = app.metrics.shard(app.routes.len());
-        Rc::new(Core { app, pools: RefCell::default(), metrics })
+        Rc::new(Core { app, deadlines: Deadlines::new(), pools: RefCell::default(), metrics })
     }
 
     /// This core's connections to an endpoint.
@@ -219,7 +222,7 @@ impl Core {
         let mut pools = self.pools.borrow_mut();
         let pool = pools.entry(member.id).or_insert_with(|| Pool {
             of: Arc::downgrade(member),
-            endpoint: Endpoint::new(Arc::clone(&member.to), self.app.effects),
+            endpoint: Endpoint::new(Arc::clone(&member.to), self.app.effects, Rc::clone(&self.deadlines)),
         });
         Rc::clone(&pool.endpoint)
     }

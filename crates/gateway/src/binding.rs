@@ -8,6 +8,7 @@ use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use throughline_store::{Binding, Millis, Record, RecordKey, State};
 use throughline_wire::loss::Sign;
+use throughline_wire::version::ProtocolVersion;
 use tokio::sync::watch;
 
 use crate::app::App;
@@ -70,9 +71,11 @@ pub struct Bound {
     pub lossy: bool,
     /// Nobody has been told yet: the next call that may depend on the state is.
     pub untold: AtomicBool,
-    /// Value of the `Throughline-Session` header for requests that find it in place.
-    pub resumed: HeaderValue,
 }
+
+/// What most answers say, by generation; there is none before the first.
+const RESUMED: [&str; 4] =
+    ["unknown", "resumed;generation=1", "resumed;generation=2", "resumed;generation=3"];
 
 /// How a request came by its binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +100,19 @@ impl Origin {
 
     /// Value of the `Throughline-Session` header.
     pub fn header(self, generation: u32) -> HeaderValue {
+        if let (Origin::Resumed, Some(value)) = (self, RESUMED.get(generation as usize)) {
+            return HeaderValue::from_static(value);
+        }
         let value = format!("{};generation={generation}", self.as_str());
         HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("unknown"))
+    }
+}
+
+/// The value of a version header: of one that is known, the same for all sessions.
+pub fn version_header(version: &str) -> Option<HeaderValue> {
+    match ProtocolVersion::parse(version) {
+        Some(known) => Some(HeaderValue::from_static(known.as_str())),
+        None => HeaderValue::from_str(version).ok(),
     }
 }
 
@@ -106,19 +120,48 @@ impl Origin {
 pub type Made = Result<(Arc<Bound>, Origin), Fault>;
 
 /// The part of a binding that is sealed at rest: with it one could speak in the session.
+///
+/// Every session has one in memory and one in the store, so members that say nothing are left out.
 #[derive(Serialize, Deserialize)]
 struct Secret {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     session_id: Option<String>,
-    mark: [u8; 16],
+    mark: Mark,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     cookies: Vec<Cookie>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     lists: Lists,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     untold: bool,
     /// Where it is: requests go there with the rest of this, so that nobody may change it who cannot read it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     endpoint: String,
+}
+
+/// A binding's mark, as hexadecimal text.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Mark {
+    Text(String),
+    /// As it was written at first.
+    Numbers([u8; 16]),
+}
+
+impl Mark {
+    fn new(mark: &[u8; 16]) -> Self {
+        Mark::Text(data_encoding::HEXLOWER.encode(mark))
+    }
+
+    fn bytes(&self) -> Option<[u8; 16]> {
+        match self {
+            Mark::Text(text) => data_encoding::HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok(),
+            Mark::Numbers(bytes) => Some(*bytes),
+        }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Slot {
@@ -153,7 +196,7 @@ impl Bound {
             |value: &Option<HeaderValue>| value.as_ref().and_then(|v| v.to_str().ok()).map(str::to_owned);
         let secret = Secret {
             session_id: text(&self.address.session_id),
-            mark: self.mark,
+            mark: Mark::new(&self.mark),
             lists: self.lists,
             cookies: self.address.cookies.cookies(),
             untold: self.untold.load(Ordering::Relaxed),
@@ -162,8 +205,8 @@ impl Bound {
         let plain = serde_json::to_vec(&secret).unwrap_or_default();
         Binding {
             generation: self.generation,
-            secret: app.keys.seal_secret(&key.0, &plain, app.effects.bytes()),
-            protocol_version: text(&self.address.version).unwrap_or_default(),
+            secret: app.keys.seal_secret(&key.0, &plain, app.effects.bytes()).into(),
+            protocol_version: text(&self.address.version).unwrap_or_default().into(),
             endpoint: self.address.at.name().to_owned(),
         }
     }
@@ -181,8 +224,7 @@ impl Bound {
             true => Place::At(fleet.seat_of(&secret.endpoint)?),
             false => Place::Anywhere(Arc::clone(fleet)),
         };
-        let version =
-            HeaderValue::from_str(&binding.protocol_version).ok().filter(|version| !version.is_empty());
+        let version = version_header(&binding.protocol_version).filter(|version| !version.is_empty());
         Some(Bound {
             generation: binding.generation,
             address: Address {
@@ -193,10 +235,44 @@ impl Bound {
                 credentials: Credentials::NONE,
             },
             lists: secret.lists,
-            mark: secret.mark,
+            mark: secret.mark.bytes()?,
             lossy: secret.untold,
             untold: AtomicBool::new(secret.untold),
-            resumed: Origin::Resumed.header(binding.generation),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_read_as_it_is_and_as_it_was_written() {
+        let mark: [u8; 16] = std::array::from_fn(|n| 250_u8.wrapping_add(n as u8));
+        let numbers = r#"{"session_id":"a","mark":[250,251,252,253,254,255,0,1,2,3,4,5,6,7,8,9],"lists":{"tools":true,"prompts":false,"resources":false},"untold":true}"#;
+        let before: Secret = serde_json::from_str(numbers).unwrap();
+        assert_eq!((before.mark.bytes(), before.lists.tools, before.untold), (Some(mark), true, true));
+        let secret = Secret {
+            session_id: Some("a".to_owned()),
+            mark: Mark::new(&mark),
+            cookies: Vec::new(),
+            lists: Lists::default(),
+            untold: false,
+            endpoint: String::new(),
+        };
+        let text = serde_json::to_string(&secret).unwrap();
+        assert_eq!(text, r#"{"session_id":"a","mark":"fafbfcfdfeff00010203040506070809"}"#);
+        let read: Secret = serde_json::from_str(&text).unwrap();
+        assert_eq!((read.mark.bytes(), read.session_id.as_deref()), (Some(mark), Some("a")));
+        let none: Secret = serde_json::from_str(r#"{"mark":"fafb"}"#).unwrap();
+        assert_eq!(none.mark.bytes(), None);
+    }
+
+    #[test]
+    fn the_header_says_the_generation() {
+        for generation in 1..6 {
+            let value = Origin::Resumed.header(generation);
+            assert_eq!(value, format!("resumed;generation={generation}"));
+        }
     }
 }

@@ -7,12 +7,10 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, USER_AGENT};
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, Method};
 use throughline_store::Record;
 use throughline_wire::envelope::{Envelope, Limits, Message};
-use throughline_wire::headers::{
-    LAST_EVENT_ID, MCP_METHOD, MCP_NAME, MCP_PARAM_PREFIX, MCP_PROTOCOL_VERSION,
-};
+use throughline_wire::headers::{MCP_METHOD, MCP_NAME, MCP_PARAM_PREFIX, MCP_PROTOCOL_VERSION};
 use throughline_wire::loss::{Sign, Verdict};
 use throughline_wire::{era, method};
 use tokio::time::Instant;
@@ -21,12 +19,13 @@ use crate::app::{Core, Route};
 use crate::binding::{Bound, Lost, Origin};
 use crate::classify::{Arrived, Held};
 use crate::credentials::Credentials;
+use crate::deadlines::Pulse;
 use crate::error::Fault;
-use crate::session::{InFlight, Kind, Session};
+use crate::session::{Awaited, InFlight, Kind, Session};
 use crate::translate::{Renamed, Tagger};
 use crate::upstream::http::SendError;
 use crate::upstream::{self, ACCEPT_BOTH, Address, JSON, Looked};
-use crate::{listen, recover, restore};
+use crate::{listen, names, recover, restore};
 
 /// An answer on its way to the client, with what it has to be translated by.
 pub struct Answered {
@@ -67,7 +66,10 @@ pub async fn run(
         Kind::Issued | Kind::Isolated => (held.body.clone(), None),
     };
     let in_flight = session.begin(core, &arrived.caller, renamed.as_ref().map(Renamed::ids));
-    let (mut looked, bound, origin) = hold(core, arrived, held, session, body).await?;
+    let awaited = session.await_progress(held);
+    let pulse = awaited.as_ref().map(Awaited::pulse);
+    let (mut looked, bound, origin) = hold(core, arrived, held, session, body, pulse).await?;
+    drop(awaited);
     if let Some(step) = restore::step_of(core, session, held) {
         // Before the client hears of it: what it was told must survive a loss.
         looked.read_on(core.app.config.limits.answer_bytes).await.map_err(upstream::fault_of)?;
@@ -88,6 +90,7 @@ async fn hold(
     held: &Held,
     session: &Arc<Session>,
     body: Bytes,
+    pulse: Option<Arc<Pulse>>,
 ) -> Result<(Looked, Arc<Bound>, Origin), Fault> {
     let credentials = &arrived.caller.credentials;
     let (mut bound, mut origin) = recover::bind(core, session, credentials, None).await?;
@@ -102,7 +105,8 @@ async fn hold(
             return Err(Fault::StateLost);
         }
         let headers = headers(arrived, session.kind, &bound.address);
-        let looked = match send(core, &session.route, &bound.address, headers, body.clone()).await {
+        let sent = send(core, &session.route, &bound.address, headers, body.clone(), pulse.clone());
+        let looked = match sent.await {
             Ok(looked) => looked,
             Err(error @ SendError::Down(_)) if !recovered => {
                 tracing::debug!(%error, "the session moves");
@@ -148,9 +152,10 @@ async fn send(
     address: &Address,
     headers: HeaderMap,
     body: Bytes,
+    pulse: Option<Arc<Pulse>>,
 ) -> Result<Looked, SendError> {
     let sent = Instant::now();
-    let answer = upstream::send(core, address, Method::POST, headers, body).await?;
+    let answer = upstream::send_watched(core, address, Method::POST, headers, body, pulse).await?;
     core.counts(route).upstream.observe(sent.elapsed());
     Looked::at(answer, core.app.config.limits.event_bytes).await
 }
@@ -167,7 +172,8 @@ async fn loss_of(
         Verdict::Lost(sign) => Ok(Some(sign)),
         Verdict::Suspected(sign) => {
             let address = bound.address.on_behalf(credentials);
-            match upstream::ping(core, &address).await {
+            // In a box: it is rare, and every call would have to have room for it.
+            match Box::pin(upstream::ping(core, &address)).await {
                 Some(true) => Ok(None),
                 Some(false) => Ok(Some(sign)),
                 // Not known. A 404 would make the client throw its session away, which may well be alive.
@@ -204,6 +210,7 @@ pub async fn pass(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Ans
             &nowhere,
             forwarded(&arrived.headers, &arrived.caller.credentials),
             held.body.clone(),
+            None,
         )
     };
     let mut sent = once().await;
@@ -265,7 +272,7 @@ pub async fn respond(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &
 
 async fn deliver(core: &Rc<Core>, arrived: &Arrived, session: &Session, bound: &Bound, body: Bytes) {
     let headers = headers(arrived, session.kind, &bound.address);
-    match send(core, &session.route, &bound.address, headers, body).await {
+    match send(core, &session.route, &bound.address, headers, body, None).await {
         Ok(looked) => {
             let status = looked.status.as_u16();
             if !looked.status.is_success() {
@@ -289,11 +296,10 @@ fn cancel_unique(session: &Session, held: &Held) -> Option<Vec<u8>> {
 /// Headers for the upstream: the client's that mean something there, and what puts the request into the session.
 fn headers(arrived: &Arrived, kind: Kind, address: &Address) -> HeaderMap {
     let mut headers = forwarded(&arrived.headers, &arrived.caller.credentials);
-    let own = headers.get(MCP_PROTOCOL_VERSION).cloned().filter(|_| kind == Kind::Issued);
     address.apply(&mut headers);
     // A client of its own session says itself what it speaks, right or wrong.
-    if let Some(own) = own {
-        headers.insert(HeaderName::from_static(MCP_PROTOCOL_VERSION), own);
+    if let Some(own) = arrived.version.as_ref().filter(|_| kind == Kind::Issued) {
+        headers.insert(names::PROTOCOL_VERSION, own.clone());
     }
     headers
 }
@@ -329,7 +335,7 @@ pub fn listen_headers(
     headers.insert(ACCEPT, http::HeaderValue::from_static("text/event-stream"));
     address.apply(&mut headers);
     if let Some(id) = last_event_id.and_then(|id| http::HeaderValue::from_bytes(id).ok()) {
-        headers.insert(HeaderName::from_static(LAST_EVENT_ID), id);
+        headers.insert(names::LAST_EVENT_ID, id);
     }
     headers
 }

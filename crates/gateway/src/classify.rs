@@ -1,28 +1,30 @@
 //! Says what came: one HTTP request becomes one [`Arrived`], checked, with its era and its caller decided.
 //! Nothing behind this asks again.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use throughline_wire::envelope::{self, Envelope, Limits, Message, Span};
 use throughline_wire::era::request_era;
-use throughline_wire::headers::{LAST_EVENT_ID, MCP_PROTOCOL_VERSION, MCP_SESSION_ID};
 use throughline_wire::method;
 use throughline_wire::version::{ASSUMED, Era, ProtocolVersion};
 use tokio::time::Instant;
 
-use crate::app::{App, Route};
+use crate::app::{App, Core, Route};
 use crate::config::{Answers, Mode};
 use crate::error::Fault;
+use crate::names;
 use crate::peer::{self, Peer};
 use crate::principal::{self, Caller};
 use crate::tally::Seen;
+use crate::upstream::{ACCEPT_BOTH, JSON};
 
 /// The reserved `_meta` member of revision 2026-07-28 that names the version of a request.
 const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
@@ -106,6 +108,12 @@ impl Held {
         self.params.clone().map(|span| &self.body[span])
     }
 
+    /// The version that it names in its `_meta`.
+    fn meta_version(&self) -> Result<Option<Cow<'_, str>>, Fault> {
+        let span = self.param(&["_meta", META_VERSION])?;
+        Ok(span.and_then(|span| envelope::string_value(&self.body[span])))
+    }
+
     /// Where the value at this path in the parameters stands in the body.
     pub fn param(&self, names: &[&str]) -> Result<Option<Span>, Fault> {
         let Some(params) = self.params.clone() else { return Ok(None) };
@@ -152,6 +160,13 @@ impl Arrived {
         self.era == Era::Modern
     }
 
+    /// The version by which a request is modern, as it names it: in its `_meta`, else in its header.
+    pub fn modern_version(&self) -> Option<Cow<'_, str>> {
+        let meta = self.held().and_then(|held| held.meta_version().ok()?);
+        let header = self.version.as_ref().and_then(|version| version.to_str().ok()).map(Cow::Borrowed);
+        meta.into_iter().chain(header).find(|version| request_era(None, Some(version)) == Era::Modern)
+    }
+
     /// The message, where there is one.
     pub fn held(&self) -> Option<&Held> {
         match &self.what {
@@ -179,18 +194,24 @@ impl From<Fault> for Refused {
 }
 
 /// Reads and checks one HTTP request.
-pub async fn classify(app: &App, peer: Peer, parts: Parts, body: &mut Incoming) -> Result<Arrived, Refused> {
+pub async fn classify(
+    core: &Core,
+    peer: Peer,
+    parts: Parts,
+    body: &mut Incoming,
+) -> Result<Arrived, Refused> {
+    let app = &core.app;
     let began = Instant::now();
     let route = Arc::clone(app.route(parts.uri.path()).ok_or(Fault::NoRoute)?);
     let headers = &parts.headers;
     let what = match parts.method {
-        Method::POST => message(app, headers, body).await?,
-        Method::GET => What::Listen(text(headers, LAST_EVENT_ID).map(str::to_owned)),
+        Method::POST => message(core, headers, body).await?,
+        Method::GET => What::Listen(text(headers, &names::LAST_EVENT_ID).map(str::to_owned)),
         Method::DELETE => What::Close,
         _ => return Err(Fault::Method("GET, POST, DELETE").into()),
     };
-    let version = headers.get(MCP_PROTOCOL_VERSION).cloned();
-    let era = era_of(&what, text(headers, MCP_PROTOCOL_VERSION))?;
+    let version = headers.get(&names::PROTOCOL_VERSION).cloned();
+    let era = era_of(&what, version.as_ref().and_then(|version| version.to_str().ok()))?;
     let what = match (what, era) {
         // Only a name there: the modern era has no such method, which is for the upstream to say.
         (What::Initialize(held), Era::Modern) => What::Request(held),
@@ -207,7 +228,7 @@ pub async fn classify(app: &App, peer: Peer, parts: Parts, body: &mut Incoming) 
     Ok(Arrived {
         peer,
         caller,
-        session_id: headers.get(MCP_SESSION_ID).cloned(),
+        session_id: headers.get(&names::SESSION_ID).cloned(),
         route,
         what,
         era,
@@ -228,21 +249,19 @@ fn era_of(what: &What, header: Option<&str>) -> Result<Era, Fault> {
         // A response has no `_meta` of its own.
         What::Response(_) | What::Listen(_) | What::Close => return Ok(request_era(header, None)),
     };
-    let meta = held.param(&["_meta", META_VERSION])?;
-    let meta = meta.and_then(|span| envelope::string_value(&held.body[span]));
-    Ok(request_era(header, meta.as_deref()))
+    Ok(request_era(header, held.meta_version()?.as_deref()))
 }
 
-async fn message(app: &App, headers: &HeaderMap, body: &mut Incoming) -> Result<What, Refused> {
+async fn message(core: &Core, headers: &HeaderMap, body: &mut Incoming) -> Result<What, Refused> {
     if !is_json(headers) || is_encoded(headers) {
         return Err(Fault::ContentType.into());
     }
     // A client that dribbles holds a connection and memory; what it may take for the head is enough for the rest.
-    let read = read_body(body, app.config.limits.body_bytes);
-    let body = tokio::time::timeout(app.config.timeouts.request_read, read)
-        .await
-        .map_err(|_| Fault::BodyBroken)??;
-    let limits = Limits { max_depth: app.config.limits.json_depth };
+    let config = &core.app.config;
+    let read = read_body(body, config.limits.body_bytes);
+    let body =
+        core.deadlines.within(config.timeouts.request_read, read).await.map_err(|_| Fault::BodyBroken)??;
+    let limits = Limits { max_depth: config.limits.json_depth };
     let body = unwrapped(body, &limits)?;
     let envelope = Envelope::parse(&body, &limits).map_err(Fault::Envelope)?;
     let held = |id: Option<Span>, method: &str, params: Option<Span>, body: &Bytes| Held {
@@ -295,12 +314,16 @@ async fn read_body(body: &mut Incoming, limit: usize) -> Result<Bytes, Fault> {
 }
 
 /// The header's value, where it is text.
-pub fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
+    if *value == JSON {
+        return true;
+    }
+    let value = value.to_str().unwrap_or_default();
     let essence = value.split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json")
 }
@@ -318,8 +341,12 @@ fn accepts(route: &Route, headers: &HeaderMap) -> Accepts {
 
 /// Whether the client reads event streams.
 pub fn reads_streams(headers: &HeaderMap) -> bool {
-    headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-        value.split(',').any(|range| {
+    headers.get_all(ACCEPT).iter().any(|value| {
+        // What nearly all clients say.
+        if *value == ACCEPT_BOTH {
+            return true;
+        }
+        value.to_str().unwrap_or_default().split(',').any(|range| {
             let range = range.split(';').next().unwrap_or_default().trim();
             ["text/event-stream", "text/*", "*/*"].iter().any(|known| range.eq_ignore_ascii_case(known))
         })

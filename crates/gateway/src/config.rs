@@ -90,6 +90,8 @@ pub struct Config {
     pub admin: Option<AdminAddress>,
     /// What the administrator proves itself with. Default (`None`): the file `admin-token` in the state directory.
     pub admin_token: Option<AdminToken>,
+    /// Where counts and health are shown to other machines. Default: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// Whether each request is logged, in a line of its own. Default: yes.
     pub access_log: bool,
     /// How much a peer may send or hold.
@@ -187,7 +189,9 @@ pub struct Timeouts {
     /// so that a request outlives the upstream's restart. Default 5 s.
     pub connect: Duration,
     /// `timeouts.first_byte`: how long the upstream may take to begin an answer. Default 5 min, since a tool
-    /// that answers in plain JSON sends nothing before it is done.
+    /// that answers in plain JSON sends nothing before it is done; progress that it tells of on the session's
+    /// standing stream starts the time anew. An answer that is a stream has begun with its head, and may then be
+    /// silent for as long as the call may take.
     pub first_byte: Duration,
     /// `timeouts.call`: how long one request may take in all. Default 1 h.
     pub call: Duration,
@@ -283,6 +287,7 @@ impl Config {
             listen,
             admin,
             admin_token,
+            metrics,
             store,
             key_ring,
             state_dir,
@@ -293,6 +298,7 @@ impl Config {
         } = overrides;
         self.admin = admin.or_else(|| self.admin.take());
         self.admin_token = admin_token.or_else(|| self.admin_token.take());
+        self.metrics = metrics.or(self.metrics);
         if let Some(listen) = listen {
             self.listen = listen;
             self.listen_place = Place::Unknown;
@@ -395,6 +401,7 @@ impl Config {
             tls: None,
             admin: None,
             admin_token: None,
+            metrics: None,
             access_log: true,
             limits: Limits::default(),
             timeouts: Timeouts::default(),

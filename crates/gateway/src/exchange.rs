@@ -22,15 +22,16 @@ use crate::tally;
 pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) -> Response<ReplyBody> {
     let (parts, mut body) = request.into_parts();
     if let Some(asked) = metadata::asked(&core.app, peer, &parts) {
-        return metadata::answer(&core, &asked).await;
+        return Box::pin(metadata::answer(&core, &asked)).await;
     }
-    match classify::classify(&core.app, peer, parts, &mut body).await {
+    match classify::classify(&core, peer, parts, &mut body).await {
         Err(refused) => {
             room::linger(body, &refused.fault);
             tally::refused(&core, reply::fault(&core.app, &refused.fault, refused.id.as_deref()))
         }
         Ok(arrived) => match arrived.on_disconnect() {
-            OnDisconnect::Cancel => answer(core, arrived).await,
+            // In a box, as the other: what comes before has no room to spare for it.
+            OnDisconnect::Cancel => Box::pin(answer(core, arrived)).await,
             OnDisconnect::KeepReading => {
                 let app = core.app.clone();
                 GoesOn::new(&app, answer(core, arrived)).await
@@ -72,7 +73,7 @@ async fn request(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Resp
         };
         reply::relay(core, answered, &Asked::by(arrived, held)).await
     };
-    tokio::time::timeout(core.app.config.timeouts.call, reply).await.unwrap_or(Err(Fault::UpstreamTimeout))
+    core.deadlines.within(core.app.config.timeouts.call, reply).await.unwrap_or(Err(Fault::UpstreamTimeout))
 }
 
 async fn notification(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {

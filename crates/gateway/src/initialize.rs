@@ -13,7 +13,6 @@ use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use throughline_store::{Millis, RecordKey};
 use throughline_wire::envelope;
-use throughline_wire::headers::MCP_SESSION_ID;
 use throughline_wire::seal::SessionToken;
 use throughline_wire::{jsonrpc, method};
 use tokio::sync::watch;
@@ -24,10 +23,12 @@ use cache::{Answer, Known, Lookup, NoAnswer, Outcome};
 pub use params::InitializeParams;
 
 use crate::app::{Core, Route};
+use crate::binding::version_header;
 use crate::classify::{Arrived, Held};
 use crate::config::Mode;
 use crate::credentials::Credentials;
 use crate::error::Fault;
+use crate::names;
 use crate::principal::{Caller, Continuity};
 use crate::session::{self, Kind, millis};
 use crate::upstream::cookies::Jar;
@@ -165,14 +166,14 @@ async fn ask_at(
         Own::Result(result, headers) => {
             let version = envelope::member(&result, "protocolVersion").ok().flatten();
             let version = version.and_then(|span| envelope::string_value(&result[span]));
-            let Some(version) = version.and_then(|text| HeaderValue::from_str(&text).ok()) else {
+            let Some(version) = version.and_then(|text| version_header(&text)) else {
                 return Err(NoAnswer::Fault(Fault::UpstreamGarbled));
             };
             core.counts(route).opened.up();
             // Copied: a header's value holds on to the buffer that the whole head was read into, for as long as it
             // lives, and this one lives as long as the session.
             let session_id =
-                headers.get(MCP_SESSION_ID).and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
+                headers.get(&names::SESSION_ID).and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
             // By a cookie, too, a server may keep a session.
             let at = match session_id.is_none() && cookies.cookies().is_empty() {
                 true => Place::Anywhere(Arc::clone(&route.fleet)),

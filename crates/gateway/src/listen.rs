@@ -389,7 +389,11 @@ impl Stream {
             tagger.event_id(id)
         });
         let id = id.as_ref().map_or(IdEdit::Keep, |id| IdEdit::Set(id.as_bytes()));
-        match frame.data().filter(|_| frame.is_message()).map(|data| tagger.outward(&data)) {
+        let data = frame.data().filter(|_| frame.is_message());
+        if let Some(data) = &data {
+            self.session.told(data);
+        }
+        match data.map(|data| tagger.outward(&data)) {
             Some(Outward::Replace(data)) => Some(frame.rewrite(Some(&data), id)),
             _ if matches!(id, IdEdit::Keep) => Some(frame.raw().clone()),
             _ => Some(frame.rewrite(None, id)),

@@ -13,7 +13,6 @@ use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use socket2::{Domain, Protocol, Socket, Type};
-use throughline_wire::headers::{LAST_EVENT_ID, MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, MCP_SESSION_ID};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -28,7 +27,7 @@ use crate::room::{self, Place, Placed, Taken};
 use crate::tally;
 use crate::tls::Tls;
 use crate::upstream::JSON;
-use crate::{connection, origin, sockets, status};
+use crate::{connection, names, origin, sockets, status};
 
 /// Connections that wait to be accepted, per core.
 const BACKLOG: i32 = 1024;
@@ -39,11 +38,11 @@ const ONCE: [HeaderName; 9] = [
     AUTHORIZATION,
     CONTENT_TYPE,
     ORIGIN,
-    HeaderName::from_static(MCP_SESSION_ID),
-    HeaderName::from_static(MCP_PROTOCOL_VERSION),
-    HeaderName::from_static(MCP_METHOD),
-    HeaderName::from_static(MCP_NAME),
-    HeaderName::from_static(LAST_EVENT_ID),
+    names::SESSION_ID,
+    names::PROTOCOL_VERSION,
+    names::METHOD,
+    names::NAME,
+    names::LAST_EVENT_ID,
 ];
 
 /// One listening socket for each core, all on one address; the kernel spreads connections over them.

@@ -25,7 +25,6 @@ const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
 pub fn check<B>(config: &Config, peer: Peer, request: &Request<B>) -> Result<Option<HeaderValue>, Fault> {
     let headers = request.headers();
     let loopback = config.on_loopback();
-    let listed = |list: &[String], value: &str| list.iter().any(|known| known.eq_ignore_ascii_case(value));
     let is_ours = |host: &str| {
         let name = name_of(host);
         let known = listed(&config.allowed_hosts, host) || listed(&config.allowed_hosts, name);
@@ -35,7 +34,7 @@ pub fn check<B>(config: &Config, peer: Peer, request: &Request<B>) -> Result<Opt
     // The name that the proxy was called by, beside the one that it uses here: a page that comes from a proxy's own
     // machine can set the first.
     let host = peer.forwarded_host(config, headers).unwrap_or(own);
-    if !(is_ours(own) && is_ours(host)) {
+    if !(is_ours(own) && (host == own || is_ours(host))) {
         return Err(Fault::BadHost);
     }
     let Some(origin) = headers.get(ORIGIN) else {
@@ -48,6 +47,26 @@ pub fn check<B>(config: &Config, peer: Peer, request: &Request<B>) -> Result<Opt
         return Ok(Some(origin.clone()));
     }
     Err(Fault::BadOrigin)
+}
+
+/// The same for whoever watches the process, a program on any machine: a web page has no business there, and a name that
+/// nobody gave the gateway may be one that a page makes resolve to it.
+pub fn check_watcher(config: &Config, headers: &HeaderMap) -> Result<(), Fault> {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = name_of(host);
+    let is_address = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
+    let known = listed(&config.allowed_hosts, host) || listed(&config.allowed_hosts, name);
+    if !(is_address || known || is_loopback_name(name)) {
+        return Err(Fault::BadHost);
+    }
+    if headers.contains_key(ORIGIN) || is_cross_site(headers) {
+        return Err(Fault::BadOrigin);
+    }
+    Ok(())
+}
+
+fn listed(list: &[String], value: &str) -> bool {
+    list.iter().any(|known| known.eq_ignore_ascii_case(value))
 }
 
 /// The same for the administrator, who is on this machine and never a web page.
@@ -92,6 +111,9 @@ fn name_of(host: &str) -> &str {
 }
 
 fn is_loopback_name(name: &str) -> bool {
+    if matches!(name, "localhost" | "127.0.0.1") {
+        return true;
+    }
     let name = name.trim_matches(['[', ']']);
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())

@@ -13,7 +13,6 @@ use http::header::{AUTHORIZATION, FORWARDED, USER_AGENT, VIA};
 use http::request::Parts;
 use throughline_store::RecordKey;
 use throughline_wire::envelope;
-use throughline_wire::headers::MCP_SESSION_ID;
 
 use crate::account::{Account, Turn};
 use crate::app::{App, Route, first};
@@ -22,6 +21,7 @@ use crate::config::{CallerProxy, Callers, KeyKind};
 use crate::credentials::{self, Credentials};
 use crate::error::Fault;
 use crate::keys::LiveKeys;
+use crate::names;
 use crate::peer::Peer;
 
 /// Longest client product that is told apart, in bytes.
@@ -119,7 +119,7 @@ fn named_by<'a>(proxy: &CallerProxy, peer: Peer, headers: &'a HeaderMap) -> Opti
 /// write it).
 /// Where a route passes Authorization on, that is the upstream's: a key of the gateway's must not reach it.
 fn api_key<'a>(route: &Route, headers: &'a HeaderMap) -> Option<&'a [u8]> {
-    if let Some(key) = headers.get("x-api-key") {
+    if let Some(key) = headers.get(&names::API_KEY) {
         return Some(key.as_bytes());
     }
     let value = headers.get(AUTHORIZATION).filter(|_| !route.config.forward_authorization)?.as_bytes();
@@ -156,7 +156,7 @@ pub fn identify(
         (_, Some(digest)) => first(&app.keys.digest("principal", &[b"credentials", &principal, &digest])),
     };
     // Who holds a session says so by its id.
-    let continuity = match parts.headers.contains_key(MCP_SESSION_ID) {
+    let continuity = match parts.headers.contains_key(&names::SESSION_ID) {
         true => Continuity::Isolated,
         false => continuity(app, route, parts, held, identity, principal)?,
     };

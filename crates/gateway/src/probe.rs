@@ -3,10 +3,9 @@
 use std::rc::Rc;
 use std::sync::Mutex;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderValue};
 use throughline_store::Millis;
 use throughline_wire::era::{Probe, discover};
-use throughline_wire::headers::{MCP_METHOD, MCP_PROTOCOL_VERSION};
 use throughline_wire::version::ProtocolVersion;
 use throughline_wire::{jsonrpc, method};
 
@@ -14,12 +13,15 @@ use crate::app::{Core, Route};
 use crate::classify::Arrived;
 use crate::credentials::Credentials;
 use crate::error::Fault;
+use crate::names;
 use crate::session::lock;
 use crate::upstream::{self, Address, Looked, http::SendError};
 
 /// How long "speaks legacy revisions only" is believed: after an update of the upstream, modern clients work again
 /// within this time.
 const LEGACY_MS: u64 = 30_000;
+/// Longest version that is repeated in a refusal, in characters.
+const MAX_VERSION: usize = 32;
 /// How long "speaks modern revisions" is believed without a sign of the contrary.
 const MODERN_MS: u64 = 600_000;
 
@@ -60,8 +62,13 @@ impl EraCache {
 /// Lets a modern request pass if the upstream speaks its era.
 pub async fn require_modern(core: &Rc<Core>, arrived: &Arrived) -> Result<(), Fault> {
     let requested = || {
-        let header = arrived.version.as_ref().and_then(|version| version.to_str().ok());
-        header.unwrap_or(ProtocolVersion::V2026_07_28.as_str()).chars().take(32).collect()
+        let version = arrived.modern_version();
+        version
+            .as_deref()
+            .unwrap_or(ProtocolVersion::V2026_07_28.as_str())
+            .chars()
+            .take(MAX_VERSION)
+            .collect()
     };
     let now = core.app.effects.now();
     let probe = match arrived.route.era.get(now) {
@@ -91,8 +98,8 @@ async fn ask(core: &Core, route: &Route, credentials: &Credentials) -> Result<Pr
     let body = jsonrpc::request(ID, method::DISCOVER, Some(params.as_bytes()));
     let anywhere = Address::anywhere(&route.fleet);
     let mut headers: HeaderMap = anywhere.on_behalf(credentials).headers();
-    headers.insert(HeaderName::from_static(MCP_PROTOCOL_VERSION), HeaderValue::from_static(version));
-    headers.insert(HeaderName::from_static(MCP_METHOD), HeaderValue::from_static(method::DISCOVER));
+    headers.insert(names::PROTOCOL_VERSION, HeaderValue::from_static(version));
+    headers.insert(names::METHOD, HeaderValue::from_static(method::DISCOVER));
     let answer = upstream::send(core, &anywhere, http::Method::POST, headers, body.into()).await?;
     let looked = Looked::at(answer, core.app.config.limits.event_bytes).await?;
     let status = looked.status.as_u16();

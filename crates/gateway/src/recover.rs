@@ -100,7 +100,6 @@ fn turn(
     lost: Option<Lost>,
     rested: bool,
 ) -> Result<Turn, Fault> {
-    let now = core.app.effects.now();
     let mut slot = lock(&session.slot);
     let (lost, attempts) = match &*slot {
         Slot::Bound(bound) if lost.is_none_or(|lost| lost.generation != bound.generation) => {
@@ -109,10 +108,13 @@ fn turn(
         }
         Slot::Closed => return Err(Fault::SessionUnknown),
         Slot::Making(made) => return Ok(Turn::Wait(made.clone(), Whose::Others)),
-        Slot::Failed { until, .. } if now < *until && !rested => {
-            return Ok(Turn::Pause(Duration::from_millis(until.0 - now.0)));
+        Slot::Failed { lost: before, attempts, until, .. } => {
+            let left = until.0.saturating_sub(core.app.effects.now().0);
+            if left > 0 && !rested {
+                return Ok(Turn::Pause(Duration::from_millis(left)));
+            }
+            (lost.or(*before), *attempts)
         }
-        Slot::Failed { lost: before, attempts, .. } => (lost.or(*before), *attempts),
         Slot::Bound(_) | Slot::Empty { .. } => (lost, 0),
     };
     if core.app.is_stopping() {
@@ -268,7 +270,6 @@ async fn make(core: &Rc<Core>, session: &Arc<Session>, credentials: &Credentials
             mark: app.effects.bytes(),
             lossy,
             untold: AtomicBool::new(lossy),
-            resumed: Origin::Resumed.header(generation + 1),
         });
         let sealed = bound.seal(app, session.key);
         let stored = session.update(core, |record| match &mut record.state {

@@ -18,7 +18,6 @@ use http::header::{
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use throughline_wire::envelope::{Envelope, Limits, Message, Outcome};
-use throughline_wire::headers::MCP_SESSION_ID;
 use throughline_wire::splice::{Edit, splice};
 use tokio::sync::mpsc;
 
@@ -26,12 +25,13 @@ pub use detach::GoesOn;
 use relay::Relay;
 
 use crate::app::{App, Core};
-use crate::binding::{Bound, Origin};
+use crate::binding::Bound;
 use crate::call::{Answered, Translate};
 use crate::classify::{Accepts, Arrived, Held, OnDisconnect};
 use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::initialize::Welcome;
+use crate::names;
 use crate::tally::Counted;
 use crate::translate::{self, Outward};
 use crate::upstream::{self, Head, JSON, Looked, Refusal};
@@ -187,7 +187,7 @@ pub fn welcome(app: &App, welcome: Welcome) -> Response<ReplyBody> {
         Welcome::Result { body, session_id } => {
             let mut response = whole(app, StatusCode::OK, JSON, body);
             if let Some(id) = session_id {
-                response.headers_mut().insert(HeaderName::from_static(MCP_SESSION_ID), id);
+                response.headers_mut().insert(names::SESSION_ID, id);
             }
             response
         }
@@ -197,9 +197,11 @@ pub fn welcome(app: &App, welcome: Welcome) -> Response<ReplyBody> {
 
 /// The upstream's headers that a client gets.
 fn pass_headers(from: &HeaderMap, to: &mut HeaderMap) {
-    for name in [CONTENT_TYPE, CONTENT_ENCODING, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE, ALLOW] {
-        for value in from.get_all(&name) {
-            to.append(&name, value.clone());
+    const PASS: [HeaderName; 6] =
+        [CONTENT_TYPE, CONTENT_ENCODING, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE, ALLOW];
+    for (name, value) in from {
+        if PASS.contains(name) {
+            to.append(name, value.clone());
         }
     }
 }
@@ -239,11 +241,7 @@ pub async fn relay(
     let mut headers = HeaderMap::with_capacity(8);
     pass_headers(&looked.headers, &mut headers);
     if let Some((bound, origin)) = &carried {
-        let value = match origin {
-            Origin::Resumed => bound.resumed.clone(),
-            Origin::New | Origin::Restored => origin.header(bound.generation),
-        };
-        headers.insert(THROUGHLINE_SESSION, value);
+        headers.insert(THROUGHLINE_SESSION, origin.header(bound.generation));
     }
     let status = looked.status;
     let bound = carried.map(|(bound, _)| bound);

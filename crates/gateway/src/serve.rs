@@ -19,7 +19,9 @@ use crate::app::{App, Core};
 use crate::config::{self, AdminAddress, Config, ConfigErrors, KeyRingPlace, StoreUrl, default_state_dir};
 use crate::effects::Effects;
 use crate::keys::{self, KeysError, LiveKeys};
+use crate::lookout::Lookout;
 use crate::tls::{Tls, TlsError};
+use crate::upstream::http::TIDY_EVERY;
 use crate::upstream::{destination, fleet::watch};
 use crate::{background, listener, status};
 
@@ -45,6 +47,14 @@ pub enum StartError {
     Admin {
         /// The address.
         address: AdminAddress,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The address for metrics cannot be listened on.
+    #[error("cannot listen on {address} for metrics: {source}; choose another with --metrics")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
         /// The system's reason.
         source: io::Error,
     },
@@ -92,6 +102,8 @@ pub struct Gateway {
     pub address: SocketAddr,
     /// Where the administrator connects.
     pub admin: Option<AdminAddress>,
+    /// Where counts and health are shown to other machines.
+    pub metrics: Option<SocketAddr>,
     app: Arc<App>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -114,12 +126,21 @@ impl Gateway {
         let (address, sockets) = listener::bind(config.listen, workers)
             .map_err(|source| StartError::Listen { address: config.listen, source })?;
         let admin = config.admin.as_ref().map(|at| admin::Door::open(at, &config, effects)).transpose()?;
+        let lookout = config.metrics.map(Lookout::open).transpose()?;
         let room = Arc::new(Semaphore::new(config.limits.connections + workers));
         config.listen = address;
         let app = App::new(config, destinations, effects, keys, store);
         runtime()?.block_on(watch::first_look(&app));
         let at = admin.as_ref().map(|door| door.address.clone());
-        let mut started = Gateway { address, admin: at, app: Arc::clone(&app), workers: Vec::new() };
+        let metrics = lookout.as_ref().map(|lookout| lookout.address);
+        let mut started = Gateway { address, admin: at, metrics, app: Arc::clone(&app), workers: Vec::new() };
+        if let Some(lookout) = lookout {
+            let (app, runtime) = (Arc::clone(&app), runtime()?);
+            let thread = std::thread::Builder::new().name("metrics".to_owned());
+            started
+                .workers
+                .push(thread.spawn(move || lookout.serve(app, &runtime)).map_err(StartError::System)?);
+        }
         if let Some(door) = admin {
             let (app, runtime) = (Arc::clone(&app), runtime()?);
             let thread = std::thread::Builder::new().name("core-admin".to_owned());
@@ -235,9 +256,9 @@ impl Worker {
 }
 
 /// Closes this core's idle connections to upstreams when they have been idle for long.
-async fn tidy_pools(core: Rc<Core>) {
+pub async fn tidy_pools(core: Rc<Core>) {
     let mut stop = core.app.stop_signal();
-    let mut tick = tokio::time::interval(Duration::from_secs(10));
+    let mut tick = tokio::time::interval(TIDY_EVERY);
     loop {
         tokio::select! {
             _ = tick.tick() => core.tidy_pools(),

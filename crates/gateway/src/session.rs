@@ -3,6 +3,7 @@
 //! [`resolve`] finds the session that a request belongs to. What the session is bound to upstream is in
 //! [`recover`]; how the store and other replicas hear of it, and it of them, in `session/record.rs`.
 
+mod progress;
 mod record;
 mod table;
 
@@ -17,6 +18,7 @@ use throughline_wire::seal::SessionToken;
 use throughline_wire::version::{Era, ProtocolVersion};
 use tokio::sync::Notify;
 
+pub use progress::Awaited;
 pub use record::Updated;
 use record::{Known, Reading};
 pub use table::Table;
@@ -90,6 +92,7 @@ pub struct Session {
     /// Under which epoch of the store that was read.
     read_at: AtomicU64,
     calls: Mutex<Vec<Call>>,
+    awaited: Mutex<Vec<progress::Call>>,
     used: AtomicU64,
     in_flight: AtomicU32,
 }
@@ -154,6 +157,7 @@ impl Session {
             known: Mutex::new(known),
             read_at: AtomicU64::new(record::STALE),
             calls: Mutex::new(Vec::new()),
+            awaited: Mutex::new(Vec::new()),
             used: AtomicU64::new(app.effects.now().0),
             in_flight: AtomicU32::new(0),
         }

@@ -17,22 +17,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
-use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use ::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use bytes::Bytes;
 use throughline_wire::envelope::{Envelope, Limits, Message, Outcome};
-use throughline_wire::headers::{MCP_PROTOCOL_VERSION, MCP_SESSION_ID};
 use throughline_wire::loss;
 use throughline_wire::sse::{Frame, SseDecoder};
 
 use crate::app::Core;
 use crate::credentials::Credentials;
 use crate::error::Fault;
+use crate::names;
 use cookies::Jar;
 use fleet::{Fleet, Place};
 use http::{Answer, AnswerBody, SendError};
 
 use sending::send_now;
-pub use sending::{any_endpoint, is_ill, send};
+pub use sending::{any_endpoint, is_ill, send, send_watched};
 
 /// How much of an answer is looked at before its headers go out.
 const HEAD_BYTES: usize = 4096;
@@ -89,10 +89,10 @@ impl Address {
     /// Sets the headers that put a request into this session.
     pub fn apply(&self, headers: &mut HeaderMap) {
         if let Some(id) = &self.session_id {
-            headers.insert(HeaderName::from_static(MCP_SESSION_ID), id.clone());
+            headers.insert(names::SESSION_ID, id.clone());
         }
         if let Some(version) = &self.version {
-            headers.insert(HeaderName::from_static(MCP_PROTOCOL_VERSION), version.clone());
+            headers.insert(names::PROTOCOL_VERSION, version.clone());
         }
     }
 

@@ -10,6 +10,7 @@
 //! than a hop to another thread and back. A listing reads as much as it is asked to and gets a thread of its
 //! own; operators ask for those, requests do not.
 
+mod closed;
 mod file;
 mod frame;
 pub(crate) mod salvage;

@@ -80,7 +80,8 @@ impl Store {
     /// Opens or creates `dir/sessions.redb`, under an exclusive lock that is held until the store is closed
     /// or its last clone dropped. The directory is created with mode 0700, the file with 0600.
     ///
-    /// The file is checked from end to end, which takes about as long as reading it.
+    /// A file that is not as it was when a store last closed it is checked from end to end, which takes about as long
+    /// as reading every record.
     ///
     /// # Errors
     ///

@@ -118,11 +118,12 @@ pub struct Lease {
 pub struct Binding {
     /// Counted up at every recovery.
     pub generation: u32,
-    /// Upstream session id and cookies, sealed by the gateway.
-    #[serde(with = "base64")]
-    pub secret: Vec<u8>,
+    /// Upstream session id and cookies, sealed by the gateway. Shared between the copies of a record.
+    #[serde(with = "shared_base64")]
+    pub secret: Arc<[u8]>,
     /// The protocol version that the upstream negotiated.
-    pub protocol_version: String,
+    #[serde(with = "shared_text")]
+    pub protocol_version: Arc<str>,
     /// The endpoint that holds the upstream session.
     pub endpoint: String,
 }
@@ -157,7 +158,7 @@ impl Stored {
     }
 }
 
-/// Text that many records have in common.
+/// Text that several records have in common.
 mod shared_text {
     use super::*;
 
@@ -201,5 +202,18 @@ mod base64 {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
         let text = String::deserialize(deserializer)?;
         BASE64.decode(text.as_bytes()).map_err(de::Error::custom)
+    }
+}
+
+/// The same, of bytes that several copies of a record have in common.
+mod shared_base64 {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Arc<[u8]>, serializer: S) -> Result<S::Ok, S::Error> {
+        base64::serialize(bytes, serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<[u8]>, D::Error> {
+        base64::deserialize(deserializer).map(Arc::from)
     }
 }

@@ -118,7 +118,6 @@ impl Sign {
 pub fn verdict(answer: &Answer<'_>) -> Verdict {
     let status = answer.status;
     let body = Body::read(answer.head);
-    let html = answer.content_type.is_some_and(|kind| kind.to_ascii_lowercase().starts_with("text/html"));
     let (part, in_envelope) = match &body {
         Body::Working => return Verdict::Alive,
         Body::Error(part) => (Some(part), true),
@@ -134,6 +133,7 @@ pub fn verdict(answer: &Answer<'_>) -> Verdict {
         (status, Some(METHOD_NOT_FOUND)) if status != 400 => return Verdict::Alive,
         _ => {}
     }
+    let html = answer.content_type.is_some_and(|kind| kind.to_ascii_lowercase().starts_with("text/html"));
     let text = match (&body, part) {
         (_, Some(part)) => part.text.as_str(),
         (Body::Text(text), None) if !html => text,

@@ -4,8 +4,9 @@
 //! So nothing is an error: whatever can be recognised is taken, and the rest is skipped.
 
 use std::borrow::Cow;
+use std::ops::ControlFlow;
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
 /// No more of a body than this is looked at, in bytes.
 const MAX_BODY: usize = 8 * 1024;
@@ -74,23 +75,33 @@ fn object(bytes: &[u8]) -> Body {
     let mut working = false;
     let mut error = None;
     let mut bare = ErrorPart::default();
-    Scan { bytes, at: 0 }.members(|scan, key| match key {
-        "result" | "method" => working |= !scan.is_null(),
-        "error" if scan.peek() == Some(b'{') => {
-            let mut part = ErrorPart::default();
-            scan.members(|scan, key| match key {
-                "code" => part.code = scan.integer(),
-                "message" => part.text = scan.text(),
-                _ => {}
-            });
-            error = Some(part);
+    Scan { bytes, at: 0 }.members(|scan, key| {
+        match key {
+            b"result" | b"method" if !scan.is_null() => {
+                // Nothing that follows changes this, and most answers are results.
+                working = true;
+                return ControlFlow::Break(());
+            }
+            b"error" if scan.peek() == Some(b'{') => {
+                let mut part = ErrorPart::default();
+                scan.members(|scan, key| {
+                    match key {
+                        b"code" => part.code = scan.integer(),
+                        b"message" => part.text = scan.text(),
+                        _ => {}
+                    }
+                    ControlFlow::Continue(())
+                });
+                error = Some(part);
+            }
+            b"error" if scan.peek() == Some(b'"') => {
+                error = Some(ErrorPart { code: None, text: scan.text() });
+            }
+            b"code" => bare.code = scan.integer(),
+            b"message" => bare.text = scan.text(),
+            _ => {}
         }
-        "error" if scan.peek() == Some(b'"') => {
-            error = Some(ErrorPart { code: None, text: scan.text() });
-        }
-        "code" => bare.code = scan.integer(),
-        "message" => bare.text = scan.text(),
-        _ => {}
+        ControlFlow::Continue(())
     });
     match error {
         _ if working => Body::Working,
@@ -118,15 +129,15 @@ struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     /// Visits each member of the object at the cursor; `visit` may take the value or leave it to be skipped.
-    /// Stops quietly where the text ends or is no JSON.
-    fn members(&mut self, mut visit: impl FnMut(&mut Self, &str)) {
+    /// Stops quietly where the text ends or is no JSON, and where `visit` has seen enough.
+    fn members(&mut self, mut visit: impl FnMut(&mut Self, &[u8]) -> ControlFlow<()>) {
         self.at += 1;
         loop {
             self.space();
             match self.peek() {
                 Some(b',') => self.at += 1,
                 Some(b'"') => {
-                    let key = self.text();
+                    let key = self.key();
                     self.space();
                     if self.peek() != Some(b':') {
                         return;
@@ -134,7 +145,9 @@ impl<'a> Scan<'a> {
                     self.at += 1;
                     self.space();
                     let value = self.at;
-                    visit(self, &key);
+                    if visit(self, &key).is_break() {
+                        return;
+                    }
                     if self.at == value {
                         self.skip();
                     }
@@ -173,6 +186,19 @@ impl<'a> Scan<'a> {
         let length = rest.iter().take_while(|byte| matches!(byte, b'-' | b'0'..=b'9')).count();
         let digits = std::str::from_utf8(&rest[..length]).ok()?;
         digits.parse().ok()
+    }
+
+    /// The name of a member, at whose quote the cursor is.
+    fn key(&mut self) -> Cow<'a, [u8]> {
+        let bytes = self.bytes;
+        let name = bytes.get(self.at + 1..).unwrap_or_default();
+        match memchr2(b'"', b'\\', name) {
+            Some(end) if name[end] == b'"' => {
+                self.at += end + 2;
+                Cow::Borrowed(&name[..end])
+            }
+            _ => Cow::Owned(self.text().into_bytes()),
+        }
     }
 
     /// The string at the cursor, as far as it goes and fits; empty if there is none.

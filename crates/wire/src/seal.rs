@@ -10,11 +10,12 @@
 //! because a repeated nonce must not cost more than the equality of two messages.
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{self, HKDF_SHA256, Prk};
 use aws_lc_rs::hmac;
-use data_encoding::BASE32_NOPAD;
+use data_encoding::{Encoding, Specification};
 
 use crate::capability::Capabilities;
 use crate::keyring::{KeyRing, RingKey};
@@ -26,6 +27,12 @@ const NONCE: usize = 12;
 const TAG: usize = 16;
 const PLAIN: usize = 16 + 8 + 16 + 4 + 1 + 2;
 const SEALED: usize = HEADER + NONCE + PLAIN + TAG;
+/// One session has one spelling: upper case, padding and stray bits are none of it.
+static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
+    let mut lower = Specification::new();
+    lower.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
+    lower.encoding().expect("32 different characters are an alphabet")
+});
 /// Characters of a session id.
 pub const SESSION_ID_LEN: usize = (SEALED * 8).div_ceil(5);
 
@@ -114,25 +121,20 @@ impl Keys {
         let nonce = Nonce::assume_unique_for_key(nonce);
         let tag = self.active.session.seal_in_place_separate_tag(nonce, Aad::from(&*header), plain);
         tag_out.copy_from_slice(tag.expect("47 bytes are within the cipher's limit").as_ref());
-        let mut text = BASE32_NOPAD.encode(&sealed);
-        text.make_ascii_lowercase();
-        text
+        BASE32.encode(&sealed)
     }
 
     /// Opens a session id. It never allocates for what is not of the right form.
     ///
     /// # Errors
     ///
-    /// See [`OpenError`]. One session has one spelling: upper case, padding and stray bits are malformed.
+    /// See [`OpenError`].
     pub fn open_session(&self, text: &str) -> Result<SessionToken, OpenError> {
-        let mut upper =
-            <[u8; SESSION_ID_LEN]>::try_from(text.as_bytes()).map_err(|_| OpenError::Malformed)?;
-        if upper.iter().any(u8::is_ascii_uppercase) {
+        if text.len() != SESSION_ID_LEN {
             return Err(OpenError::Malformed);
         }
-        upper.make_ascii_uppercase();
         let mut sealed = [0; SEALED];
-        BASE32_NOPAD.decode_mut(&upper, &mut sealed).map_err(|_| OpenError::Malformed)?;
+        BASE32.decode_mut(text.as_bytes(), &mut sealed).map_err(|_| OpenError::Malformed)?;
         let (header, rest) = sealed.split_at_mut(HEADER);
         if header[0] != FORMAT {
             return Err(OpenError::Malformed);

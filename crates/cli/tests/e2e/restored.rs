@@ -36,3 +36,25 @@ fn an_open_stream_goes_on_behind_the_loss() {
         });
     }
 }
+
+#[test]
+fn a_set_up_call_is_made_again_in_the_session_that_replaces_the_lost_one() {
+    let mut upstream = Upstream::rmcp();
+    let url = upstream.url();
+    let mut gateway =
+        Gateway::configured(&format!("[upstream]\nurl = {url:?}\nrestore.calls = [\"set_workspace\"]\n"));
+    let client = Mcp::connected(gateway.url());
+    let workspace = || client.call("workspace", json!({}))["workspace"].clone();
+    assert_eq!(workspace(), json!(null));
+    client.call("set_workspace", json!({"path": "/srv/first"}));
+    client.call("set_workspace", json!({"path": "/srv/second"}));
+    client.increment();
+
+    upstream.restart();
+    assert_eq!(workspace(), "/srv/second", "the last call counts");
+    assert_eq!(client.increment(), 1, "what is not listed is not done again");
+
+    gateway.restart();
+    upstream.restart();
+    assert_eq!(workspace(), "/srv/second", "both were killed");
+}

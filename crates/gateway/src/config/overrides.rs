@@ -21,6 +21,8 @@ pub struct Overrides {
     pub admin: Option<AdminAddress>,
     /// In place of the file that [`Config::admin_token`](super::Config::admin_token) tells of.
     pub admin_token: Option<AdminToken>,
+    /// In place of [`Config::metrics`](super::Config::metrics).
+    pub metrics: Option<SocketAddr>,
     /// In place of [`Config::store`](super::Config::store).
     pub store: Option<StoreUrl>,
     /// In place of [`Config::key_ring`](super::Config::key_ring).
@@ -38,7 +40,8 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    /// Reads `THROUGHLINE_LISTEN`, `THROUGHLINE_ADMIN`, `THROUGHLINE_ADMIN_TOKEN`, `THROUGHLINE_STORE`,
+    /// Reads `THROUGHLINE_LISTEN`, `THROUGHLINE_ADMIN`, `THROUGHLINE_ADMIN_TOKEN`, `THROUGHLINE_METRICS`,
+    /// `THROUGHLINE_STORE`,
     /// `THROUGHLINE_KEY_RING` (its text), `THROUGHLINE_KEY_RING_FILE`,
     /// `THROUGHLINE_STATE_DIR`, `THROUGHLINE_WORKERS` and `THROUGHLINE_ALLOWED_HOSTS` (separated by commas), and, as
     /// everywhere in either case, `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`. An empty variable counts as unset.
@@ -52,6 +55,7 @@ impl Overrides {
             listen: variables.parse("THROUGHLINE_LISTEN", value::listen),
             admin: variables.parse("THROUGHLINE_ADMIN", AdminAddress::parse),
             admin_token: variables.parse("THROUGHLINE_ADMIN_TOKEN", AdminToken::parse),
+            metrics: variables.parse("THROUGHLINE_METRICS", value::listen),
             store: variables.parse("THROUGHLINE_STORE", value::store),
             key_ring: variables
                 .parse("THROUGHLINE_KEY_RING", key_ring)

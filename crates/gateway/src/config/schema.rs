@@ -29,6 +29,9 @@ const FILE: &[Key<Config>] = &[
     Key::new("admin", |c, f| {
         f.parsed(&mut c.admin, "an address", |text| AdminAddress::parse(text).map(Some));
     }),
+    Key::new("metrics", |c, f| {
+        f.parsed(&mut c.metrics, "an address", |text| value::listen(text).map(Some));
+    }),
     Key::new("access_log", |c, f| f.flag(&mut c.access_log)),
     Key::new("workers", |c, f| {
         let mut workers = 1;

@@ -336,8 +336,8 @@ mod tests {
     fn record(generation: u32, secret: &[u8]) -> Record {
         let binding = Binding {
             generation,
-            secret: secret.to_vec(),
-            protocol_version: "2025-11-25".to_owned(),
+            secret: secret.into(),
+            protocol_version: "2025-11-25".into(),
             endpoint: String::new(),
         };
         Record {

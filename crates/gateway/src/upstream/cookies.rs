@@ -52,12 +52,13 @@ impl Jar {
     }
 
     /// Adds them to a request.
-    pub fn apply(&self, headers: &mut HeaderMap, now: Millis) {
+    pub fn apply(&self, headers: &mut HeaderMap, now: impl FnOnce() -> Millis) {
         let Some(jar) = &self.0 else { return };
         let jar = lock(jar);
         if jar.is_empty() {
             return;
         }
+        let now = now();
         let live = jar.iter().filter(|cookie| cookie.until.is_none_or(|until| now < until));
         let text =
             live.map(|cookie| format!("{}={}", cookie.name, cookie.value)).collect::<Vec<_>>().join("; ");
@@ -70,8 +71,9 @@ impl Jar {
     }
 
     /// Keeps what came with an answer.
-    pub fn keep(&self, headers: &HeaderMap, from: &Destination, now: Millis) {
-        let Some(jar) = &self.0 else { return };
+    pub fn keep(&self, headers: &HeaderMap, from: &Destination, now: impl FnOnce() -> Millis) {
+        let Some(jar) = self.0.as_ref().filter(|_| headers.contains_key(SET_COOKIE)) else { return };
+        let now = now();
         for value in headers.get_all(SET_COOKIE) {
             let Some(cookie) = value.to_str().ok().and_then(|text| read(text, from, now)) else { continue };
             let mut jar = lock(jar);

@@ -22,7 +22,6 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use throughline_store::Millis;
-use tokio::time::Instant;
 
 use super::certainty;
 use super::connect::{self, Link, ONE_ATTEMPT};
@@ -30,6 +29,7 @@ use super::destination::Destination;
 use super::fleet::Flight;
 use super::many::{Many, Stream};
 use super::socket::{Socket, is_quiet};
+use crate::deadlines::{Deadlines, Pulse};
 use crate::effects::Effects;
 
 /// Connections kept for the next request, per core and endpoint. More may be open while requests are in flight.
@@ -37,6 +37,11 @@ const MAX_IDLE: usize = 256;
 /// How long an idle connection is kept. Servers commonly close theirs after 5 s (Node, uvicorn) or more; closed
 /// ones are noticed before they are used.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often [`Endpoint::tidy`] is called.
+pub const TIDY_EVERY: Duration = Duration::from_secs(10);
+/// How often that finds a connection idle before it is closed.
+const IDLE_TURNS: u64 = IDLE_TIMEOUT.as_secs() / TIDY_EVERY.as_secs();
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
@@ -69,6 +74,7 @@ pub struct Answer {
 pub struct Endpoint {
     to: Arc<Destination>,
     effects: Effects,
+    deadlines: Rc<Deadlines>,
     idle: RefCell<VecDeque<Idle>>,
     many: Many,
 }
@@ -80,7 +86,8 @@ struct Connection {
 
 struct Idle {
     connection: Connection,
-    since: Instant,
+    /// How often it has been found idle: to ask what time it is for each use would cost more.
+    turns: u64,
 }
 
 /// What a request goes out on.
@@ -104,8 +111,8 @@ const MAX_TURNS: usize = MAX_IDLE + 4;
 
 impl Endpoint {
     /// Connections to this upstream, none yet.
-    pub fn new(to: Arc<Destination>, effects: Effects) -> Rc<Self> {
-        Rc::new(Endpoint { to, effects, idle: RefCell::default(), many: Many::default() })
+    pub fn new(to: Arc<Destination>, effects: Effects, deadlines: Rc<Deadlines>) -> Rc<Self> {
+        Rc::new(Endpoint { to, effects, deadlines, idle: RefCell::default(), many: Many::default() })
     }
 
     /// Where it is, and how it is reached.
@@ -120,23 +127,34 @@ impl Endpoint {
 
     /// Sends one request, waiting for an upstream that refuses connections to come up. The body is shared, not
     /// copied, so the caller can keep it for a repetition.
-    pub async fn send(
+    pub fn send(
         self: &Rc<Self>,
         method: http::Method,
         headers: HeaderMap,
         body: Bytes,
-    ) -> Result<Answer, SendError> {
-        self.send_within(self.to.connect_window, self.request(method, None, headers, body)).await
+    ) -> impl Future<Output = Result<Answer, SendError>> {
+        self.send_watched(method, headers, body, None)
+    }
+
+    /// The same, where each sign of `pulse` gives the upstream as much time again to begin its answer.
+    pub fn send_watched(
+        self: &Rc<Self>,
+        method: http::Method,
+        headers: HeaderMap,
+        body: Bytes,
+        pulse: Option<Arc<Pulse>>,
+    ) -> impl Future<Output = Result<Answer, SendError>> {
+        self.send_within(self.to.connect_window, self.request(method, None, headers, body), pulse)
     }
 
     /// The same, for an upstream that is up now or not at all.
-    pub async fn send_now(
+    pub fn send_now(
         self: &Rc<Self>,
         method: http::Method,
         headers: HeaderMap,
         body: Bytes,
-    ) -> Result<Answer, SendError> {
-        self.send_within(ONE_ATTEMPT, self.request(method, None, headers, body)).await
+    ) -> impl Future<Output = Result<Answer, SendError>> {
+        self.send_within(ONE_ATTEMPT, self.request(method, None, headers, body), None)
     }
 
     /// The same in one attempt, for a request that can go elsewhere.
@@ -145,8 +163,9 @@ impl Endpoint {
         method: http::Method,
         headers: HeaderMap,
         body: Bytes,
+        pulse: Option<Arc<Pulse>>,
     ) -> Result<Answer, SendError> {
-        self.send_within(Duration::ZERO, self.request(method, None, headers, body)).await
+        self.send_within(Duration::ZERO, self.request(method, None, headers, body), pulse).await
     }
 
     /// Whether it takes connections: there is one, or one can be made, which is kept for the next request.
@@ -167,13 +186,14 @@ impl Endpoint {
     /// Gets something else that the upstream has, if it is up.
     pub async fn get(self: &Rc<Self>, path: &PathAndQuery, headers: HeaderMap) -> Result<Answer, SendError> {
         let request = self.request(http::Method::GET, Some(path), headers, Bytes::new());
-        self.send_within(ONE_ATTEMPT, request).await
+        self.send_within(ONE_ATTEMPT, request, None).await
     }
 
     async fn send_within(
         self: &Rc<Self>,
         connect_window: Duration,
         mut request: Request<Full<Bytes>>,
+        pulse: Option<Arc<Pulse>>,
     ) -> Result<Answer, SendError> {
         // A connection that closes under our hands gives the request back: an idle one, or one to an upstream that
         // is just about to go. Then another gets it.
@@ -183,9 +203,11 @@ impl Endpoint {
                 None => (self.connect(connect_window).await?, false),
             };
             let sent = match place {
-                Place::One(connection) => self.send_on_one(connection, request, reused).await,
+                Place::One(connection) => self.send_on_one(connection, request, reused, pulse.clone()).await,
                 // In boxes, as is connecting: the future of a plain request need not have room for it.
-                Place::Many(stream) => Box::pin(self.send_on_many(stream, request, reused)).await,
+                Place::Many(stream) => {
+                    Box::pin(self.send_on_many(stream, request, reused, pulse.clone())).await
+                }
             };
             request = match sent {
                 Ok(answer) => return Ok(answer),
@@ -217,9 +239,10 @@ impl Endpoint {
         mut connection: Connection,
         request: Request<Full<Bytes>>,
         reused: bool,
+        pulse: Option<Arc<Pulse>>,
     ) -> Result<Answer, Failed> {
         let sent = connection.sender.try_send_request(request);
-        match tokio::time::timeout(self.to.first_byte, sent).await {
+        match self.deadlines.within_signs(self.to.first_byte, pulse, sent).await {
             Err(_) => Err(Failed::Send(SendError::Timeout(self.to.first_byte))),
             Ok(Ok(response)) => Ok(answer(response, Lease::One(Rc::clone(self), connection))),
             Ok(Err(mut error)) => {
@@ -237,6 +260,7 @@ impl Endpoint {
         stream: Stream,
         mut request: Request<Full<Bytes>>,
         reused: bool,
+        pulse: Option<Arc<Pulse>>,
     ) -> Result<Answer, Failed> {
         // Here the URL stands for `Host` (RFC 9113, 8.3.1).
         *request.uri_mut() = self.absolute(request.uri());
@@ -244,7 +268,7 @@ impl Endpoint {
         // What was refused does not come back by itself.
         let copy = request.clone();
         let sent = stream.sender().try_send_request(request);
-        match tokio::time::timeout(self.to.first_byte, sent).await {
+        match self.deadlines.within_signs(self.to.first_byte, pulse, sent).await {
             Err(_) => Err(Failed::Send(SendError::Timeout(self.to.first_byte))),
             Ok(Ok(response)) => Ok(answer(response, Lease::Many(stream))),
             Ok(Err(mut error)) => {
@@ -299,7 +323,7 @@ impl Endpoint {
         if idle.len() >= MAX_IDLE {
             idle.pop_front();
         }
-        idle.push_back(Idle { connection, since: Instant::now() });
+        idle.push_back(Idle { connection, turns: 0 });
     }
 
     /// The most recently used idle connection that is still open.
@@ -309,9 +333,8 @@ impl Endpoint {
     /// say any more whether it was executed.
     fn take_idle(&self) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { connection, since }) = idle.pop_back() {
-            let fresh = since.elapsed() < IDLE_TIMEOUT;
-            if fresh && connection.sender.is_ready() && is_quiet(&connection.socket) {
+        while let Some(Idle { connection, .. }) = idle.pop_back() {
+            if connection.sender.is_ready() && is_quiet(&connection.socket) {
                 return Some(connection);
             }
         }
@@ -320,8 +343,10 @@ impl Endpoint {
 
     /// Closes connections that have been idle for long or were closed by the server. The rest stay.
     pub fn tidy(&self) {
-        let usable = |idle: &Idle| idle.since.elapsed() < IDLE_TIMEOUT && !idle.connection.sender.is_closed();
-        self.idle.borrow_mut().retain(usable);
+        self.idle.borrow_mut().retain_mut(|idle| {
+            idle.turns += 1;
+            idle.turns <= IDLE_TURNS && !idle.connection.sender.is_closed()
+        });
         self.many.tidy(IDLE_TIMEOUT);
     }
 }

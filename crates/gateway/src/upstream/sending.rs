@@ -20,6 +20,7 @@ use super::fleet::{Fleet, Member, Place, Seat, Told};
 use super::http::{Answer, Endpoint, SendError};
 use super::{Address, OWN_MESSAGE, drain, is_event_stream};
 use crate::app::Core;
+use crate::deadlines::Pulse;
 
 /// Other endpoints that are asked whether they take connections, before a session is moved.
 const MAX_ASKED: usize = 3;
@@ -29,29 +30,42 @@ struct Sending {
     method: Method,
     headers: HeaderMap,
     body: Bytes,
+    pulse: Option<Arc<Pulse>>,
 }
 
 /// Sends a request in a session: its cookies go with it, and those that come back are kept.
-pub async fn send(
+pub fn send(
+    core: &Core,
+    address: &Address,
+    method: Method,
+    headers: HeaderMap,
+    body: Bytes,
+) -> impl Future<Output = Result<Answer, SendError>> {
+    send_watched(core, address, method, headers, body, None)
+}
+
+/// The same, where each sign of `pulse` gives the upstream as much time again to begin its answer.
+pub async fn send_watched(
     core: &Core,
     address: &Address,
     method: Method,
     mut headers: HeaderMap,
     body: Bytes,
+    pulse: Option<Arc<Pulse>>,
 ) -> Result<Answer, SendError> {
-    address.cookies.apply(&mut headers, core.app.effects.now());
+    address.cookies.apply(&mut headers, || core.app.effects.now());
     if let Some(only) = address.at.fleet().only() {
-        let answer = core.endpoint(only).send(method, headers, body).await?;
-        address.cookies.keep(&answer.headers, &only.to, core.app.effects.now());
+        let answer = core.endpoint(only).send_watched(method, headers, body, pulse).await?;
+        address.cookies.keep(&answer.headers, &only.to, || core.app.effects.now());
         return Ok(answer);
     }
-    let request = Sending { method, headers, body };
+    let request = Sending { method, headers, body, pulse };
     // In boxes: the future of a request to an only endpoint need not have room for it.
     let (answer, from) = match &address.at {
         Place::At(seat) => Box::pin(at_seat(core, seat, request)).await?,
         Place::Anywhere(fleet) => Box::pin(anywhere(core, fleet, request)).await?,
     };
-    address.cookies.keep(&answer.headers, &from.to, core.app.effects.now());
+    address.cookies.keep(&answer.headers, &from.to, || core.app.effects.now());
     Ok(answer)
 }
 
@@ -63,19 +77,20 @@ pub(super) async fn send_now(
     body: Bytes,
 ) -> Result<Answer, SendError> {
     let mut headers = address.headers();
-    address.cookies.apply(&mut headers, core.app.effects.now());
+    address.cookies.apply(&mut headers, || core.app.effects.now());
     let fleet = address.at.fleet();
     if let Some(only) = fleet.only() {
         let answer = core.endpoint(only).send_now(method, headers, body).await?;
-        address.cookies.keep(&answer.headers, &only.to, core.app.effects.now());
+        address.cookies.keep(&answer.headers, &only.to, || core.app.effects.now());
         return Ok(answer);
     }
     let member = match &address.at {
         Place::At(seat) => Arc::clone(&seat.member),
         Place::Anywhere(fleet) => fleet.idlest(core.app.effects.now(), &[]).ok_or_else(none_left)?,
     };
-    let (answer, from) = Box::pin(once(core, member, &Sending { method, headers, body })).await?;
-    address.cookies.keep(&answer.headers, &from.to, core.app.effects.now());
+    let (answer, from) =
+        Box::pin(once(core, member, &Sending { method, headers, body, pulse: None })).await?;
+    address.cookies.keep(&answer.headers, &from.to, || core.app.effects.now());
     Ok(answer)
 }
 
@@ -86,8 +101,9 @@ fn none_left() -> SendError {
 /// Sends to one of several endpoints, once, and takes note of what that says of it.
 async fn once(core: &Core, to: Arc<Member>, request: &Sending) -> Result<(Answer, Arc<Member>), SendError> {
     let flight = to.enter();
-    let Sending { method, headers, body } = request;
-    let sent = core.endpoint(&to).send_once(method.clone(), headers.clone(), body.clone()).await;
+    let Sending { method, headers, body, pulse } = request;
+    let sent =
+        core.endpoint(&to).send_once(method.clone(), headers.clone(), body.clone(), pulse.clone()).await;
     to.learn(told(&sent), core.app.effects.now());
     let mut answer = sent?;
     answer.body.carry(flight);
@@ -219,7 +235,7 @@ pub(super) async fn probe(core: &Core, fleet: &Arc<Fleet>, member: Arc<Member>) 
     const ID: &str = "\"throughline-probe\"";
     let body = jsonrpc::request(ID, method::PING, None).into();
     let headers = Address::anywhere(fleet).headers();
-    let request = Sending { method: Method::POST, headers, body };
+    let request = Sending { method: Method::POST, headers, body, pulse: None };
     match tokio::time::timeout(OWN_MESSAGE, once(core, Arc::clone(&member), &request)).await {
         Ok(Ok((answer, _))) => drain(answer.body),
         Ok(Err(error)) => {

@@ -18,6 +18,7 @@ mod ids;
 mod issued;
 mod keyed;
 mod limits;
+mod lookout;
 mod malformed;
 mod metrics;
 mod modern;

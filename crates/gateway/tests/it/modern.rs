@@ -173,6 +173,29 @@ fn a_legacy_upstream_is_named_in_a_clear_refusal_and_asked_once() {
 }
 
 #[test]
+fn a_refusal_repeats_the_version_that_made_the_request_modern() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let none = "";
+    for (header, meta, requested) in [
+        (none, "2027-01-01", "2027-01-01"),
+        ("2025-11-25", "2027-01-01", "2027-01-01"),
+        ("2026-07-28", "2027-01-01", "2027-01-01"),
+        ("2027-01-01", none, "2027-01-01"),
+        ("2027-01-01", "2025-11-25", "2027-01-01"),
+        (none, "not a version, and longer than any", "not a version, and longer than a"),
+    ] {
+        let client = gateway.client();
+        let client = if header.is_empty() { client } else { client.with("mcp-protocol-version", header) };
+        let name = "io.modelcontextprotocol/protocolVersion";
+        let meta = if meta.is_empty() { String::new() } else { format!("{name:?}:{meta:?}") };
+        let answer = client.post(request("1", "tools/call", &format!(r#"{{"_meta":{{{meta}}}}}"#)));
+        assert_eq!((answer.status, answer.code()), (400, -32022), "{}", answer.text());
+        assert_eq!(answer.json()["error"]["data"]["requested"], requested, "{header:?}, {meta:?}");
+    }
+}
+
+#[test]
 fn what_is_known_of_the_upstream_heals() {
     type Clock1 = Clock<1>;
     let upstream = Upstream::start();

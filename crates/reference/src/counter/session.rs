@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::http::request::Parts;
@@ -38,6 +38,8 @@ pub(super) struct Session {
     era: Era,
     value: AtomicI64,
     first_mark: OnceLock<String>,
+    /// What the client has set up; what a tool does could depend on it.
+    workspace: Mutex<Option<String>>,
     subscribed: AtomicBool,
     /// The least severe [`LoggingLevel`] that the client wants to hear of, as its number.
     log_level: AtomicU8,
@@ -50,6 +52,7 @@ impl Session {
             era,
             value: AtomicI64::new(0),
             first_mark: OnceLock::new(),
+            workspace: Mutex::new(None),
             subscribed: AtomicBool::new(false),
             log_level: AtomicU8::new(LoggingLevel::Debug as u8),
         }
@@ -71,6 +74,12 @@ struct Increment {
 
 fn one() -> i64 {
     1
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct SetWorkspace {
+    /// Its path.
+    path: String,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -148,6 +157,20 @@ impl Session {
             .map_err(|error| ErrorData::internal_error(format!("the journal: {error}"), None))?;
         let first = self.first_mark.get_or_init(|| key);
         Ok(CallToolResult::structured(json!({ "first": first })))
+    }
+
+    /// Sets the workspace of this session.
+    #[tool(annotations(destructive_hint = false, idempotent_hint = true))]
+    fn set_workspace(&self, Parameters(SetWorkspace { path }): Parameters<SetWorkspace>) -> CallToolResult {
+        *self.workspace.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.clone());
+        CallToolResult::structured(json!({ "workspace": path }))
+    }
+
+    /// Returns the workspace of this session, or null.
+    #[tool(annotations(read_only_hint = true))]
+    fn workspace(&self) -> CallToolResult {
+        let path = self.workspace.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        CallToolResult::structured(json!({ "workspace": path }))
     }
 
     /// Waits, and tells every 100 ms how long it has been waiting if the caller gave a progress token.

@@ -14,7 +14,7 @@ use crate::StoreError;
 
 /// Bytes of pages that redb keeps in memory. Records are small and bindings cached by the gateway, so its
 /// default of 1 GiB would only hold what the page cache of the system holds too.
-const CACHE: usize = 32 << 20;
+const CACHE: usize = 8 << 20;
 
 /// The file of sessions in `dir`.
 pub(super) fn path(dir: &Path) -> PathBuf {
@@ -50,8 +50,17 @@ pub(super) fn lock(dir: &Path) -> Result<Lock, StoreError> {
     }
 }
 
+/// What is known of a file that is about to be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// It is as it was when it was closed.
+    Closed,
+    /// Nothing.
+    Unknown,
+}
+
 /// Opens the database in `dir`, whose lock the caller holds, and makes it if it is missing.
-pub(super) fn open(dir: &Path) -> Result<Database, StoreError> {
+pub(super) fn open(dir: &Path, condition: Condition) -> Result<Database, StoreError> {
     let path = path(dir);
     if !path.try_exists().map_err(|error| StoreError::io(&path, &error))? {
         let new = create(dir, |_| Ok(()))?;
@@ -66,7 +75,8 @@ pub(super) fn open(dir: &Path) -> Result<Database, StoreError> {
         let mut database = builder.create_file(private(&path)?)?;
         // A repair after a crash checks every page; otherwise this does. Damage found now is an error with
         // a way out; found later it would be one for some session in the middle of its work.
-        if !repaired.load(Ordering::Relaxed) && !database.check_integrity()? {
+        let is_sound = condition == Condition::Closed || repaired.load(Ordering::Relaxed);
+        if !is_sound && !database.check_integrity()? {
             tracing::warn!(path = %path.display(), "the session store was damaged and has been repaired");
         }
         // A read first: it also works, and the store with it, where the disk has no room for a commit.
@@ -128,7 +138,7 @@ fn tables(
 }
 
 /// Opens `path` for reading and writing, and makes it for its owner alone if it is missing.
-fn private(path: &Path) -> io::Result<File> {
+pub(super) fn private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::file::Condition;
 use super::tables::Tables;
-use super::{Handle, Shared, file};
+use super::{Handle, Shared, closed, file};
 use crate::StoreError;
 use crate::record::{Millis, RecordKey};
 use crate::watch::{Changed, Changes};
@@ -91,10 +92,12 @@ impl Writer {
     /// Locks `dir` and opens the database in it.
     pub(super) fn open(dir: &Path, queue: mpsc::Receiver<Command>) -> Result<Writer, StoreError> {
         let lock = file::lock(dir)?;
+        let taken = closed::take(dir).map_err(|error| StoreError::io(dir, &error))?;
+        let condition = if taken { Condition::Closed } else { Condition::Unknown };
         let shared = Shared {
             dir: dir.to_owned(),
             path: file::path(dir),
-            database: RwLock::new(Handle::Open(file::open(dir)?)),
+            database: RwLock::new(Handle::Open(file::open(dir, condition)?)),
             touches: Mutex::new(HashMap::new()),
             changes: Changes::new(),
             writes: AtomicU64::new(0),
@@ -125,7 +128,7 @@ impl Writer {
                 }
             }
             if let Some(end) = end {
-                self.replace(Handle::Closed);
+                self.close();
                 drop(self);
                 if let End::Close(answer) = end {
                     let _ = answer.send(result);
@@ -222,13 +225,22 @@ impl Writer {
     /// until it has read again what is there. The old handle must have been replaced, or its lock would
     /// exclude the new one.
     fn reopen(&self) {
-        self.replace(match file::open(&self.shared.dir) {
+        self.replace(match file::open(&self.shared.dir, Condition::Unknown) {
             Ok(database) => Handle::Open(database),
             Err(error) => {
                 tracing::error!(%error, "the session store cannot be opened again");
                 Handle::Failed(error)
             }
         });
+    }
+
+    /// Closes the file, and leaves word that it is sound where it is.
+    fn close(&self) {
+        let was_open = matches!(*self.shared.handle(), Handle::Open(_));
+        self.replace(Handle::Closed);
+        if was_open && let Err(error) = closed::leave(&self.shared.dir) {
+            tracing::warn!(%error, "the session store will be checked from end to end at the next start");
+        }
     }
 
     fn replace(&self, with: Handle) {

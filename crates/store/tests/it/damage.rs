@@ -103,6 +103,8 @@ async fn a_salvage_takes_the_living_of_two_incarnations() {
 async fn survive(sound: &Path, written: &HashMap<RecordKey, Record>, damage: impl Fn(&mut Vec<u8>)) -> usize {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sessions.redb");
+    // The word that it was closed cleanly must not vouch for it.
+    std::fs::copy(sound.join("sessions.closed"), dir.path().join("sessions.closed")).unwrap();
     let mut bytes = std::fs::read(sound.join("sessions.redb")).unwrap();
     damage(&mut bytes);
     std::fs::write(&path, &bytes).unwrap();

@@ -36,8 +36,8 @@ fn key(n: u32) -> RecordKey {
 fn record(generation: u32) -> Record {
     let binding = Binding {
         generation,
-        secret: generation.to_le_bytes().repeat(16),
-        protocol_version: "2025-11-25".to_owned(),
+        secret: generation.to_le_bytes().repeat(16).into(),
+        protocol_version: "2025-11-25".into(),
         endpoint: "http://127.0.0.1:9000/mcp".to_owned(),
     };
     Record {

@@ -134,6 +134,9 @@ impl Client {
                             .is_some_and(|it| it.starts_with("restored")),
                         foreign: foreign.map(str::to_owned),
                     }
+                } else if answer.status == 200 && error.is_null() {
+                    // The server ended the stream before the answer, and gave an event id to come back with.
+                    Outcome::Unfinished
                 } else {
                     Outcome::Refused {
                         status: answer.status,

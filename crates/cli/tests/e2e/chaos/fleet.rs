@@ -68,7 +68,6 @@ impl Fleet {
         let ring = dir.path().join("keyring");
         throughline_gateway::keys::create(&ring, throughline_gateway::Effects::REAL).expect("a key ring");
         let urls: Vec<_> = upstreams.iter().map(|upstream| format!("{:?}", upstream.url())).collect();
-        let config = dir.path().join("throughline.toml");
         let text = format!(
             "store = {:?}\nkey_ring = {ring:?}\ntrusted_proxies = [\"127.0.0.1\"]\naccess_log = false\n\
              timeouts.drain = \"1s\"\n\
@@ -77,8 +76,7 @@ impl Fleet {
             redis.url(),
             urls.join(", "),
         );
-        std::fs::write(&config, text).expect("the configuration");
-        let replicas = (0..3).map(|_| Gateway::configured(&config)).collect();
+        let replicas = (0..3).map(|_| Gateway::configured(&text)).collect();
         Fleet { replicas, upstreams, redis, journal, kills: BTreeMap::new(), _dir: dir }
     }
 

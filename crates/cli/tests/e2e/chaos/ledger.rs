@@ -25,6 +25,8 @@ pub(super) enum Outcome {
     },
     /// An error of the gateway's or the server's.
     Refused { status: u16, code: i64, may_have_executed: bool, text: String },
+    /// A stream that ended before the answer.
+    Unfinished,
     /// The replica was killed, before it was reached or after.
     Broken { connected: bool },
 }
@@ -58,6 +60,9 @@ impl Ledger {
                 Outcome::Refused { status, code, may_have_executed, .. } => {
                     let may = if *may_have_executed { "may have been executed" } else { "not executed" };
                     *errors.entry(format!("{status} / {code}, {may}")).or_default() += 1;
+                }
+                Outcome::Unfinished => {
+                    *errors.entry("stream ended before the answer".to_owned()).or_default() += 1;
                 }
                 Outcome::Broken { connected: true } => {
                     *errors.entry("connection to a killed replica broke".to_owned()).or_default() += 1;
@@ -106,6 +111,7 @@ impl Ledger {
                     assert!(*status >= 500, "{key} was refused: {status} / {code} {text}");
                     assert!(*may_have_executed || count != Some(1), "{key} was executed after all: {text}");
                 }
+                Outcome::Unfinished => {}
                 Outcome::Broken { connected } => {
                     assert!(*connected || count != Some(1), "{key} never went out");
                 }
@@ -122,7 +128,9 @@ impl Ledger {
     pub(super) fn disturbed(&self) -> Vec<String> {
         let disturbed = self.events.iter().filter_map(|event| match &event.outcome {
             Outcome::Refused { status, text, .. } => Some(format!("{:?}: {status} {text}", event.key)),
-            Outcome::Broken { connected: true } => Some(format!("{:?}: broken", event.key)),
+            Outcome::Broken { connected: true } | Outcome::Unfinished => {
+                Some(format!("{:?}: broken", event.key))
+            }
             Outcome::Broken { connected: false } | Outcome::Done { .. } => None,
         });
         disturbed.collect()

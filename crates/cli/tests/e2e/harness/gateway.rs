@@ -16,11 +16,6 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// Starts a gateway with a configuration file, and waits until it is ready.
-    pub(crate) fn configured(config: &Path) -> Self {
-        Self::start("--config", &[config.to_str().expect("a path in UTF-8")])
-    }
-
     /// Starts several replicas in front of `upstream`, which share their sessions.
     pub(crate) fn replicas(count: usize, upstream: &str, redis: &Redis, ring: &Path) -> Vec<Self> {
         if !ring.exists() {
@@ -33,9 +28,21 @@ impl Gateway {
     /// Starts a gateway in front of `upstream`, and waits until it is ready.
     pub(crate) fn start(upstream: &str, arguments: &[&str]) -> Self {
         let state = tempfile::tempdir().expect("a state directory");
+        Self::start_in(state, &[&[upstream], arguments].concat())
+    }
+
+    /// Starts a gateway with this configuration file, and waits until it is ready.
+    pub(crate) fn configured(text: &str) -> Self {
+        let state = tempfile::tempdir().expect("a state directory");
+        let file = state.path().join("throughline.toml");
+        std::fs::write(&file, text).expect("a configuration file");
+        Self::start_in(state, &["--config", file.to_str().expect("a path in UTF-8")])
+    }
+
+    fn start_in(state: TempDir, arguments: &[&str]) -> Self {
         let listen = format!("127.0.0.1:{}", free_port());
         let state_dir = state.path().to_str().expect("a path in UTF-8");
-        let mut all = vec!["serve", "--listen", &listen, "--state-dir", state_dir, upstream];
+        let mut all = vec!["serve", "--listen", &listen, "--state-dir", state_dir];
         all.extend(arguments);
         let process = Process::start("gateway", env!("CARGO_BIN_EXE_throughline"), &all);
         let mut gateway = Self { process, base: format!("http://{listen}"), state };

@@ -145,6 +145,12 @@ impl Gw {
         client.with("authorization", &format!("Bearer {}", token.trim()))
     }
 
+    /// Whoever watches the process.
+    pub(crate) fn watcher(&self) -> Client {
+        let address = self.gateway.as_ref().unwrap().metrics.expect("an address for metrics");
+        Client::new(address, Arc::clone(&self.secrets))
+    }
+
     /// Its state directory.
     pub(crate) fn state(&self) -> &std::path::Path {
         self.state.path()
