@@ -117,7 +117,8 @@ log = root.parent / "log"
 def inside(arguments):
     if is_root:
         return [shutil.which("chroot", path=PATH), f"--userspec={user}:{group}", str(root), *entrypoint, *arguments]
-    return [shutil.which("unshare", path=PATH), "--user", "--map-current-user", f"--root={root}", "--wd=/", *entrypoint, *arguments]
+    unshare = [shutil.which("unshare", path=PATH), "--user", "--map-current-user", f"--root={root}", "--wd=/"]
+    return [*unshare, *entrypoint, *arguments]
 
 
 def run(variables, arguments):
@@ -160,7 +161,8 @@ def free_port():
 
 
 def call(port):
-    made = subprocess.run([program, "call", f"http://127.0.0.1:{port}", "whoami", "--json"], capture_output=True, text=True)
+    client = [program, "call", f"http://127.0.0.1:{port}", "whoami", "--json"]
+    made = subprocess.run(client, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     return json.loads(made.stdout)
 

@@ -22,7 +22,8 @@ case ${ROLE:-reference} in
   reference)
     # One key for all instances, so that they go on from each other's tally.
     if [ -z "${THROUGHLINE_REFERENCE_KEY:-}" ]; then
-      key=$(openssl rand -hex 32) || fail 'openssl is missing: install it, or set THROUGHLINE_REFERENCE_KEY to 32 random bytes in hexadecimal'
+      key=$(openssl rand -hex 32) ||
+        fail 'openssl made no key: install it, or azd env set THROUGHLINE_REFERENCE_KEY to 32 random bytes in hexadecimal'
       azd env set THROUGHLINE_REFERENCE_KEY "$key"
     fi
     ;;
@@ -34,7 +35,7 @@ case ${ROLE:-reference} in
       *) fail 'UPSTREAM_URL is not set: azd env set UPSTREAM_URL https://server.example/mcp' ;;
     esac
     [ -n "${THROUGHLINE_KEY_RING:-}" ] ||
-      fail 'the instances have no key ring in common: azd env set THROUGHLINE_KEY_RING "$(throughline keys new --one-line)"'
+      fail 'no key ring for all instances: azd env set THROUGHLINE_KEY_RING "$(throughline keys new --one-line)"'
     ;;
   *) fail "ROLE is '$ROLE', and has to be reference or gateway: azd env set ROLE gateway" ;;
 esac

@@ -37,13 +37,12 @@ param upstreamUrl string = ''
 @description('Names of your own by which clients reach it, with commas between them.')
 param hostNames string = ''
 
-@description('Whether there is a Managed Redis. auto: for the gateway, whose instances share sessions through it.')
+@description('Whether the gateway has a Managed Redis, through which its instances share sessions.')
 @allowed([
-  'auto'
   'yes'
   'no'
 ])
-param redis string = 'auto'
+param redis string = 'yes'
 
 @description('What signs the handles of the reference server.')
 @secure()
@@ -58,7 +57,7 @@ var token = toLower(uniqueString(subscription().id, environmentName, location))
 var isGateway = role == 'gateway'
 var hasSecret = isGateway ? !empty(keyRing) : !empty(referenceKey)
 // The reference server keeps nothing, so it has no use for one.
-var hasRedis = isGateway && redis != 'no'
+var hasRedis = isGateway && redis == 'yes'
 var port = isGateway ? 8808 : 3000
 var secretVariable = isGateway ? 'THROUGHLINE_KEY_RING' : 'THROUGHLINE_REFERENCE_KEY'
 var arguments = isGateway ? [
@@ -129,7 +128,8 @@ module cache 'modules/redis.bicep' = if (hasRedis) {
 }
 
 // No password in it: the gateway signs in as the identity.
-var store = hasRedis ? 'rediss://${cache.outputs.hostName}:10000?auth=entra&client_id=${identity.outputs.clientId}' : 'memory:'
+var signIn = 'auth=entra&client_id=${identity.outputs.clientId}'
+var store = hasRedis ? 'rediss://${cache.outputs.hostName}:10000?${signIn}' : 'memory:'
 
 module appService 'modules/appservice.bicep' = if (hosting == 'appservice') {
   name: 'appservice'
