@@ -43,6 +43,8 @@ enum Command {
     Reference(reference::Arguments),
     /// Watch a session survive: starts a server and the gateway, kills both, and shows what the client sees.
     Demo,
+    #[command(hide = true)]
+    Keep(serve::KeepArguments),
     /// Talk to an MCP server: list what it has, call a tool, take the tour.
     Call(call::Arguments),
     /// Load an MCP server with calls, and measure: latencies, errors, the share of each instance.
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Reference(arguments) => reference::run(arguments),
         Command::Demo => demo::run(),
+        Command::Keep(arguments) => serve::keep(&arguments),
         Command::Call(arguments) => return call::run(arguments),
         Command::Load(arguments) => return load::run(arguments),
         Command::CheckConfig(arguments) => serve::check(&arguments),

@@ -16,14 +16,19 @@ Examples:
   throughline serve http://127.0.0.1:3000/mcp                  clients connect to http://127.0.0.1:8808/mcp
   throughline serve http://127.0.0.1:3000/mcp --stateless      no session ids: every request on its own
   throughline serve http://10.0.0.1/mcp http://10.0.0.2/mcp    two servers: each session stays with one while it lives
+  throughline serve -- npx -y @modelcontextprotocol/server-everything
+                                                               a server over stdin and stdout, a process for each session
   throughline serve --config throughline.toml                  everything else; examples/throughline.toml explains it
 
 Sessions survive a restart of either side: ids are sealed with the key ring in the state directory, and what
 they are bound to is kept in the store there. THROUGHLINE_LOG=debug says more.")]
 pub(crate) struct Arguments {
     /// The MCP server's endpoint, or several of one server that runs more than once.
-    #[arg(value_name = "URL", required_unless_present = "config", conflicts_with = "config")]
+    #[arg(value_name = "URL", required_unless_present_any = ["config", "command"], conflicts_with = "config")]
     urls: Vec<String>,
+    /// Instead of URL: a server that speaks over stdin and stdout, and its arguments.
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["config", "urls"])]
+    command: Vec<String>,
     /// A configuration file, instead of URLs.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -65,13 +70,30 @@ pub(crate) struct CheckArguments {
     file: PathBuf,
 }
 
+/// Run a program that ends with the process that started this one.
+#[derive(clap::Args)]
+pub(crate) struct KeepArguments {
+    /// The program and its arguments.
+    #[arg(last = true, value_name = "COMMAND", required = true)]
+    command: Vec<String>,
+}
+
+/// Runs a program for as long as the gateway is there.
+pub(crate) fn keep(arguments: &KeepArguments) -> Result<(), Failure> {
+    let status = throughline_gateway::stdio::keep(&arguments.command)
+        .map_err(|error| format!("{}: {error}; check that it is installed", arguments.command[0]))?;
+    std::process::exit(status.code().unwrap_or(1));
+}
+
 /// Runs the gateway until it is told to stop.
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     logging::start();
     let mut config = match &arguments.config {
         Some(file) => read(file)?,
+        None if !arguments.command.is_empty() => Config::for_command(arguments.command.clone())?,
         None => Config::for_upstreams(&arguments.urls)?,
     };
+    config.keeper = vec![std::env::current_exe()?, "keep".into(), "--".into()];
     config.apply(Overrides::from_env(&|name| std::env::var(name).ok())?);
     let Arguments { listen, admin, metrics, store, key_ring, state_dir, stateless, salvage, .. } = arguments;
     let key_ring = key_ring.map(KeyRingPlace::File);

@@ -19,6 +19,7 @@ use crate::initialize::InitializeCache;
 use crate::keys::LiveKeys;
 use crate::metadata;
 use crate::metrics::{Metrics, RouteCounts, Shard, StoreOperation};
+use crate::outlet::Outlets;
 use crate::principal::Directory;
 use crate::probe::EraCache;
 use crate::room::Room;
@@ -54,6 +55,8 @@ pub struct App {
     pub directory: Directory,
     /// What each principal has under way.
     pub accounts: Accounts,
+    /// Streams toward clients that can be resumed.
+    pub outlets: Outlets,
     /// How many requests there were lately.
     pub history: Mutex<History>,
     /// Calls that go on without their client.
@@ -115,6 +118,7 @@ impl App {
             instance,
             directory: Directory::new(&config.callers, &keys),
             accounts: Accounts::default(),
+            outlets: Outlets::default(),
             history: Mutex::default(),
             detached: Arc::default(),
             room: Room::default(),

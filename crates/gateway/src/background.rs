@@ -56,6 +56,9 @@ pub async fn run(core: Rc<Core>) {
             if let Err(error) = app.store.sweep(now, SWEEP_BATCH).await {
                 app.store_failed(StoreOperation::Sweep, &error);
             }
+            if let Err(error) = app.store.events().sweep(now, SWEEP_BATCH).await {
+                app.store_failed(StoreOperation::Sweep, &error);
+            }
         }
     }
     write_use(&core, written).await;

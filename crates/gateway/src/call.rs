@@ -254,6 +254,19 @@ pub async fn notify(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &A
     if let Some(body) = body {
         deliver(core, arrived, session, &bound, body).await;
     }
+    if session.kind == Kind::Issued && &*held.method == method::CANCELLED {
+        cancel(core, session, held);
+    }
+}
+
+/// Frees what a request holds that its client has cancelled: many servers do not answer it any more.
+fn cancel(core: &Rc<Core>, session: &Session, held: &Held) {
+    let Ok(Some(at)) = held.param(&["requestId"]) else { return };
+    let request = std::str::from_utf8(&held.body[at]).ok();
+    let outlet = request.and_then(|request| core.app.outlets.of_request(session.key, request));
+    if let Some(outlet) = outlet {
+        outlet.cancel();
+    }
 }
 
 /// Passes a client's answer to a question of the server's on, if the question was asked in the present binding.
@@ -321,6 +334,11 @@ fn forwarded(from: &HeaderMap, credentials: &Credentials) -> HeaderMap {
     headers.insert(CONTENT_TYPE, JSON);
     credentials.apply(&mut headers);
     headers
+}
+
+/// What of a client's headers is needed to open streams upstream later on.
+pub fn kept_headers(arrived: &HeaderMap) -> HeaderMap {
+    forwarded(arrived, &Credentials::NONE)
 }
 
 /// Headers for the upstream's standing stream.

@@ -11,12 +11,14 @@
 
 mod admin;
 mod callers;
+mod command;
 mod error;
 mod overrides;
 mod read;
 mod route;
 mod schema;
 mod state;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -31,12 +33,14 @@ use crate::peer::Network;
 
 pub use admin::{AdminAddress, AdminToken};
 pub use callers::{ApiKey, CallerProxy, Callers, Conversation, KeyKind};
+pub use command::Command;
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
 pub use overrides::Overrides;
 pub use route::{
     Anonymous, Answers, MAX_ENDPOINTS, Mode, OnStoreFailure, OnStoreMiss, Resolve, Route, UnsafeAfterLoss,
 };
 pub use state::{KeyRingPlace, StoreUrl, default_state_dir};
+pub use streams::Streams;
 pub use upstream::{Header, HeaderSource, Proxies, Proxy};
 pub use value::parse_duration;
 pub(crate) use value::place;
@@ -44,6 +48,9 @@ pub(crate) use value::place;
 /// The commented example configuration, as shipped. It is valid as it stands, and so it is with every option
 /// in it switched on; the values of its commented-out options are the defaults wherever there is one.
 pub const EXAMPLE: &str = include_str!("../../../examples/throughline.toml");
+
+/// Stands for the URL of an upstream that is a program until it has one.
+const COMMAND_URL: &str = "http://127.0.0.1/mcp";
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -100,12 +107,17 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How long sessions live.
     pub sessions: Sessions,
+    /// How streams outlive their connections.
+    pub streams: Streams,
     /// Who may call, and how callers are told apart.
     pub callers: Callers,
     /// What is served, never empty; names and paths are distinct. The unnamed route comes first.
     pub routes: Vec<Route>,
     /// Proxies on the way to upstreams, as the environment names them. Default: none.
     pub proxies: Proxies,
+    /// What programs of routes are run by, so that they do not outlive the gateway; the program and its arguments follow.
+    /// Default: nothing, and they may.
+    pub keeper: Vec<PathBuf>,
     /// Whether a configuration file was given. See [`Config::anonymous_callers_share`].
     pub from_file: bool,
     /// Where `listen` was written, for [`Config::check`].
@@ -273,6 +285,16 @@ impl Config {
         Ok(Self { routes: vec![route], from_file: false, ..Self::without_routes() })
     }
 
+    /// What `throughline serve -- COMMAND ARGS...` runs: one upstream, a program, at `/mcp`, without a file.
+    ///
+    /// # Errors
+    /// When there is no program.
+    pub fn for_command(words: Vec<String>) -> Result<Self, ConfigErrors> {
+        let mut config = Self::for_upstream(COMMAND_URL)?;
+        config.routes[0].command = Some(Command { words, ..Command::default() });
+        Ok(config)
+    }
+
     /// Reads the `text` of a TOML file; `file_name` only serves the error messages.
     ///
     /// # Errors
@@ -406,9 +428,11 @@ impl Config {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             sessions: Sessions::default(),
+            streams: Streams::default(),
             callers: Callers::default(),
             routes: Vec::new(),
             proxies: Proxies::default(),
+            keeper: Vec::new(),
             from_file: true,
             listen_place: Place::Unknown,
         }

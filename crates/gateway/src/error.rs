@@ -45,6 +45,10 @@ pub enum Fault {
     SessionUnknown,
     /// The caller presented no key, or a wrong one.
     Unauthorized,
+    /// The event that a client wants to resume after is of a stream that is not kept any more.
+    StreamGone,
+    /// The client has cancelled its request.
+    Cancelled,
     /// No more sessions can be opened now.
     TooManySessions,
     /// As many requests are under way as the limit allows, for this caller or for all.
@@ -176,6 +180,15 @@ impl Fault {
                 code::SESSION_NOT_FOUND,
                 "Session not found: it was ended, has expired, or is not yours; send initialize to open a new one",
             ),
+            Fault::StreamGone => row(
+                StatusCode::BAD_REQUEST,
+                code::SERVER,
+                "Stream not found: what it said is not kept any more; open a new one without Last-Event-ID, and check the \
+                 effect of a call before you repeat it",
+            ),
+            Fault::Cancelled => {
+                row(StatusCode::BAD_REQUEST, code::SERVER, "Cancelled: the client cancelled this request")
+            }
             Fault::TooManySessions => row(
                 StatusCode::TOO_MANY_REQUESTS,
                 code::BUSY,

@@ -11,7 +11,7 @@
 //! - [`serve`] starts it: store, keys, one single-threaded runtime for each core.
 //! - [`classify`](mod@classify) says what came; nothing behind it asks for the era again.
 //! - [`session`] is what the client holds, [`recover`] what it is bound to upstream.
-//! - [`call`] sends at most once; [`listen`] keeps the standing stream.
+//! - [`call`] sends at most once; [`listen`] keeps the standing stream; an [`outlet`] outlives its connections.
 //! - [`error`] is the one table of failures.
 //!
 //! Everything is local to a core's thread but [`app::App`], which is shared and never locked over an await.
@@ -40,6 +40,7 @@ pub mod metadata;
 pub mod metrics;
 pub mod names;
 pub mod origin;
+pub mod outlet;
 pub mod peer;
 pub mod principal;
 pub mod probe;
@@ -51,6 +52,7 @@ pub mod serve;
 pub mod session;
 pub mod sockets;
 pub mod status;
+pub mod stdio;
 pub mod tally;
 pub mod texts;
 pub mod tls;

@@ -111,16 +111,22 @@ pub enum StoreOperation {
     List,
     /// Removing what has expired.
     Sweep,
+    /// Writing to the event log.
+    Append,
+    /// Reading from the event log.
+    Read,
 }
 
 impl StoreOperation {
-    const ALL: [StoreOperation; 6] = [
+    const ALL: [StoreOperation; 8] = [
         StoreOperation::Get,
         StoreOperation::Put,
         StoreOperation::Delete,
         StoreOperation::Touch,
         StoreOperation::List,
         StoreOperation::Sweep,
+        StoreOperation::Append,
+        StoreOperation::Read,
     ];
 
     fn as_str(self) -> &'static str {
@@ -131,6 +137,8 @@ impl StoreOperation {
             StoreOperation::Touch => "touch",
             StoreOperation::List => "list",
             StoreOperation::Sweep => "sweep",
+            StoreOperation::Append => "append",
+            StoreOperation::Read => "read",
         }
     }
 }

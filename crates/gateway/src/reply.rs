@@ -8,7 +8,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -21,7 +20,7 @@ use throughline_wire::envelope::{Envelope, Limits, Message, Outcome};
 use throughline_wire::splice::{Edit, splice};
 use tokio::sync::mpsc;
 
-pub use detach::GoesOn;
+pub use detach::{Detached, GoesOn};
 use relay::Relay;
 
 use crate::app::{App, Core};
@@ -35,9 +34,6 @@ use crate::names;
 use crate::tally::Counted;
 use crate::translate::{self, Outward};
 use crate::upstream::{self, Head, JSON, Looked, Refusal};
-
-/// Comment lines keep a quiet stream open: load balancers close theirs after 30 s (CloudFront) or more.
-pub const HEARTBEAT: Duration = Duration::from_secs(25);
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 const THROUGHLINE_SESSION: HeaderName = HeaderName::from_static("throughline-session");
@@ -212,6 +208,8 @@ pub struct Asked<'a> {
     pub id: Option<&'a str>,
     /// What it brought for the upstream.
     pub credentials: &'a Credentials,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
     /// What the client can read.
     pub accepts: Accepts,
     /// What it means if the client goes away.
@@ -224,6 +222,7 @@ impl<'a> Asked<'a> {
         Asked {
             id: held.raw_id(),
             credentials: &arrived.caller.credentials,
+            headers: &arrived.headers,
             accepts: arrived.accepts,
             on_disconnect: arrived.on_disconnect(),
         }

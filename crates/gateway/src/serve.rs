@@ -20,6 +20,7 @@ use crate::config::{self, AdminAddress, Config, ConfigErrors, KeyRingPlace, Stor
 use crate::effects::Effects;
 use crate::keys::{self, KeysError, LiveKeys};
 use crate::lookout::Lookout;
+use crate::stdio::{self, Bridge};
 use crate::tls::{Tls, TlsError};
 use crate::upstream::http::TIDY_EVERY;
 use crate::upstream::{destination, fleet::watch};
@@ -106,6 +107,7 @@ pub struct Gateway {
     pub metrics: Option<SocketAddr>,
     app: Arc<App>,
     workers: Vec<JoinHandle<()>>,
+    bridges: Vec<Bridge>,
 }
 
 impl Gateway {
@@ -118,6 +120,7 @@ impl Gateway {
         // The first draw of the process seeds the generator, which takes tens of milliseconds: meanwhile, not after.
         std::thread::spawn(move || effects.bytes::<1>());
         config.resolve(&|name| std::env::var(name).ok())?;
+        let bridges = stdio::bridges(&mut config, effects).map_err(StartError::System)?;
         let destinations = destination::of_routes(&config)?;
         let keys = open_keys(&config, effects)?;
         let tls = config.tls.as_ref().map(Tls::load).transpose()?;
@@ -133,7 +136,8 @@ impl Gateway {
         runtime()?.block_on(watch::first_look(&app));
         let at = admin.as_ref().map(|door| door.address.clone());
         let metrics = lookout.as_ref().map(|lookout| lookout.address);
-        let mut started = Gateway { address, admin: at, metrics, app: Arc::clone(&app), workers: Vec::new() };
+        let mut started =
+            Gateway { address, admin: at, metrics, app: Arc::clone(&app), workers: Vec::new(), bridges };
         if let Some(lookout) = lookout {
             let (app, runtime) = (Arc::clone(&app), runtime()?);
             let thread = std::thread::Builder::new().name("metrics".to_owned());
@@ -181,6 +185,10 @@ impl Gateway {
             if worker.join().is_err() {
                 tracing::error!("a worker panicked");
             }
+        }
+        // Behind everything that may still speak with them.
+        for bridge in self.bridges {
+            bridge.shut_down();
         }
         let closed = runtime().map(|runtime| runtime.block_on(self.app.store.close()));
         if let Ok(Err(error)) = closed {

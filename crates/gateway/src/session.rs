@@ -222,6 +222,13 @@ pub struct InFlight {
     _turn: Option<Arc<Turn>>,
 }
 
+impl InFlight {
+    /// The session that it is under way in.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.session.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -456,6 +463,9 @@ pub async fn end(
     credentials: &Credentials,
 ) -> Result<(), StoreError> {
     recover::close(core, session, credentials);
+    if let Err(error) = core.app.store.events().remove(session.key).await {
+        core.app.store_failed(StoreOperation::Append, &error);
+    }
     // Durable before it is answered: a session that was ended must not come back with the process.
     session.bury(&core.app).await.inspect_err(|_| {
         tracing::warn!("the end of a session was not stored; it holds in this process only, until it can be");

@@ -11,7 +11,7 @@
 //! own; operators ask for those, requests do not.
 
 mod closed;
-mod file;
+pub(crate) mod file;
 mod frame;
 pub(crate) mod salvage;
 mod tables;
@@ -28,6 +28,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use self::tables::{Tables, View};
 use self::writer::{Command, Writer};
+use crate::log::embedded::EmbeddedLog;
 use crate::record::{Millis, Record, RecordKey, Stored, Version};
 use crate::watch::{Changes, Watch};
 use crate::{Put, Stats, StoreError};
@@ -41,6 +42,7 @@ pub struct Embedded {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
     room: Arc<Semaphore>,
+    events: EmbeddedLog,
 }
 
 /// What the callers and the writer have in common.
@@ -82,7 +84,12 @@ impl Embedded {
             }
         })?;
         let shared = opening.await.map_err(|_| StoreError::Closed)??;
-        Ok(Embedded { shared, commands, room: Arc::new(Semaphore::new(QUEUE)) })
+        let events = EmbeddedLog::new(&shared.dir);
+        Ok(Embedded { shared, commands, room: Arc::new(Semaphore::new(QUEUE)), events })
+    }
+
+    pub(crate) fn events(&self) -> &EmbeddedLog {
+        &self.events
     }
 
     pub(crate) fn get(&self, key: RecordKey, now: Millis) -> Result<Option<Stored>, StoreError> {
@@ -154,6 +161,7 @@ impl Embedded {
     }
 
     pub(crate) async fn close(&self) -> Result<(), StoreError> {
+        self.events.close().await;
         let (answer, answered) = oneshot::channel();
         self.commands.send(Command::Close(answer)).map_err(|_| StoreError::Closed)?;
         answered.await.map_err(|_| StoreError::Closed)?
@@ -217,7 +225,7 @@ impl Shared {
 }
 
 /// Starts a thread of that name; `path` is for the error.
-fn spawn(path: &Path, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+pub(crate) fn spawn(path: &Path, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(work)

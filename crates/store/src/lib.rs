@@ -1,4 +1,5 @@
-//! The session records of Throughline: one small record for each session, changed by compare-and-set.
+//! The session records of Throughline: one small record for each session, changed by compare-and-set. And the event log:
+//! what streams have said, for clients that come back.
 //!
 //! | Module | What it holds |
 //! |---|---|
@@ -6,6 +7,7 @@
 //! | `rules` | what a write may do to what stands there; the same for every backend |
 //! | `memory` | records in this process, gone with it |
 //! | `embedded` | records in one redb file: a writer thread with group commit, frames, salvage |
+//! | `log` | the event log: its rules, and a backend beside each of the records' |
 //! | `redis` | records in Redis, shared by many gateways: scripts, circuit breaker, signals |
 //! | `list` | pages of a listing |
 //! | `watch` | the signal "this record changed" |
@@ -19,6 +21,7 @@
 mod embedded;
 mod error;
 mod list;
+mod log;
 mod memory;
 mod record;
 mod redis;
@@ -34,6 +37,7 @@ pub use embedded::Embedded;
 pub use embedded::salvage::{Salvaged, salvage};
 pub use error::StoreError;
 pub use list::{Cursor, Page};
+pub use log::{Appended, Event, EventLog, Excerpt, Keep, StreamKey, Tail};
 pub use memory::Memory;
 pub use record::{Binding, Kind, Lease, Millis, Record, RecordKey, RestoreStep, State, Stored, Version};
 pub use watch::{Changed, Watch};

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::log::memory::MemoryLog;
 use crate::record::{Millis, Record, RecordKey, Stored, Version};
 use crate::rules::{self, Decision};
 use crate::watch::{Changed, Changes, Watch};
@@ -17,6 +18,7 @@ pub struct Memory {
     // listing, which an operator asks for.
     inner: Arc<Mutex<Inner>>,
     changes: Arc<Changes>,
+    events: MemoryLog,
 }
 
 #[derive(Debug, Default)]
@@ -28,13 +30,17 @@ struct Inner {
 
 impl Default for Memory {
     fn default() -> Memory {
-        Memory { inner: Arc::default(), changes: Arc::new(Changes::new()) }
+        Memory { inner: Arc::default(), changes: Arc::new(Changes::new()), events: MemoryLog::default() }
     }
 }
 
 impl Memory {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn events(&self) -> &MemoryLog {
+        &self.events
     }
 
     pub(crate) fn get(&self, key: RecordKey, now: Millis) -> Option<Stored> {

@@ -3,6 +3,7 @@
 //! | Key or channel | What it is |
 //! |---|---|
 //! | `PREFIX:s:{KEY}` | a record (see `frame`); the key in hexadecimal is the hash tag |
+//! | `PREFIX:e:{KEY}...` | the event log (see `events`) |
 //! | `PREFIX:turn:WHAT` | whose turn it is to do WHAT |
 //! | `PREFIX:probe`, `PREFIX:probe:{KEY}` | written to see whether writes work; expires |
 //! | `PREFIX:changed` | channel of signals: key and version |
@@ -21,6 +22,7 @@
 mod circuit;
 mod dial;
 mod entra;
+pub(crate) mod events;
 mod eviction;
 mod failure;
 mod frame;

@@ -286,6 +286,13 @@ impl Frame {
         self.event.clone().map(|value| &self.raw[value])
     }
 
+    /// How long a receiver waits before it comes back, in milliseconds: the last retry field that is a number.
+    pub fn retry(&self) -> Option<u64> {
+        let values = lines(&self.raw, self.skip).filter(|line| line.name(&self.raw) == b"retry");
+        let numbers = values.filter_map(|line| std::str::from_utf8(&self.raw[line.value]).ok()?.parse().ok());
+        numbers.last()
+    }
+
     /// Whether a client would see a message: there are data, and the event type is `message`, empty or
     /// absent.
     pub fn is_message(&self) -> bool {

@@ -22,6 +22,7 @@ mod idless;
 mod kept;
 mod load;
 mod peers;
+mod programs;
 mod races;
 mod reference;
 mod restored;

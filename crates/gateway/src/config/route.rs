@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderName, Uri};
 
-use super::{Header, place};
+use super::{Command, Header, place};
 
 /// URLs of one route at most.
 pub const MAX_ENDPOINTS: usize = 64;
@@ -20,6 +20,9 @@ pub struct Route {
     /// `url`: the upstream's endpoints, absolute `http` or `https` URLs without user name and fragment; at least one
     /// and at most [`MAX_ENDPOINTS`], which differ in more than the query.
     pub upstream: Vec<Uri>,
+    /// `command`, `environment`, `directory`, `processes`: the program that is the upstream, in place of `url`. Default:
+    /// none.
+    pub command: Option<Command>,
     /// `resolve`: what a URL whose host has several addresses stands for. Default [`Resolve::One`].
     pub resolve: Resolve,
     /// `probe`: how often each of several endpoints is asked whether it is well. Default (`None`): never; what
@@ -72,6 +75,7 @@ impl Route {
             name: name.to_owned(),
             path: if name.is_empty() { "/mcp".to_owned() } else { format!("/{name}/mcp") },
             upstream,
+            command: None,
             resolve: Resolve::One,
             probe: None,
             ca: None,

@@ -5,12 +5,13 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use http::HeaderName;
 use http::header::AUTHORIZATION;
+use http::{HeaderName, Uri};
 use toml::de::{DeTable, Error};
 
 use super::callers;
 use super::read::{Field, Key, Reader};
+use super::streams::STREAMS;
 use super::upstream::{forward_header, header_name, header_value};
 use super::value::{self, show_duration};
 use super::{
@@ -54,6 +55,9 @@ const FILE: &[Key<Config>] = &[
         f.table(&mut c.timeouts, TIMEOUTS);
     }),
     Key::new("sessions", |c, f| sessions(&mut c.sessions, f)),
+    Key::new("streams", |c, f| {
+        f.table(&mut c.streams, STREAMS);
+    }),
     Key::new("callers", |c, f| callers::read(&mut c.callers, f)),
     Key::new("upstream", |c, f| c.routes.insert(0, route("", f))),
     Key::new("routes", |c, f| f.each_table(|name, f| c.routes.push(named_route(name, f)))),
@@ -100,6 +104,12 @@ const SESSIONS: &[Key<Sessions>] = &[
 ];
 
 const ROUTE: &[Key<Route>] = &[
+    Key::new("command", |r, f| f.list(&mut command(r).words, "words", value::word)),
+    Key::new("environment", |r, f| f.list(&mut command(r).environment, "NAME=VALUE", value::variable)),
+    Key::new("directory", |r, f| {
+        f.parsed(&mut command(r).directory, "a path", |text| value::directory(text).map(Some));
+    }),
+    Key::new("processes", |r, f| f.count(&mut command(r).processes, 1..=100_000)),
     Key::new("url", |r, f| f.one_or_more(&mut r.upstream, "a URL", "URLs", value::upstream)),
     Key::new("resolve", |r, f| {
         f.choice(&mut r.resolve, &[("one", Resolve::One), ("all", Resolve::All)]);
@@ -147,6 +157,10 @@ const ROUTE: &[Key<Route>] = &[
 const RESTORE: &[Key<Route>] =
     &[Key::new("calls", |r, f| f.list(&mut r.restore_calls, "tool names", value::tool_name))];
 
+fn command(route: &mut Route) -> &mut super::Command {
+    route.command.get_or_insert_default()
+}
+
 /// The dotted names of all keys; those of a route stand under `upstream`, NAME stands for a name that the file chooses.
 pub(super) fn known_keys() -> Vec<String> {
     fn of<T>(section: &str, keys: &[Key<T>]) -> Vec<String> {
@@ -160,6 +174,7 @@ pub(super) fn known_keys() -> Vec<String> {
         of("limits.", LIMITS),
         of("timeouts.", TIMEOUTS),
         of("sessions.", SESSIONS),
+        of("streams.", STREAMS),
         of("callers.", callers::CALLERS),
         of("callers.keys.NAME.", callers::KEY),
         of("callers.proxy.", callers::PROXY),
@@ -238,11 +253,15 @@ fn named_route(name: &str, field: &mut Field<'_, '_>) -> Route {
 }
 
 fn route(name: &str, field: &mut Field<'_, '_>) -> Route {
-    // An empty list never gets out: either `url` fills it or the file is refused.
+    // An empty list never gets out: either `url` fills it, or a program stands for it, or the file is refused.
     let mut route = Route::new(name, Vec::new());
     let is_whole = field.table(&mut route, ROUTE);
-    field.require("url", "url = \"http://HOST:PORT/mcp\"");
-    if is_whole && field.has("url") {
+    match &route.command {
+        None => field.require("url", "url = \"http://HOST:PORT/mcp\""),
+        Some(command) if command.words.is_empty() => field.require("command", "command = [\"PROGRAM\"]"),
+        Some(_) => route.upstream = vec![Uri::from_static(super::COMMAND_URL)],
+    }
+    if is_whole && field.has("url") && route.command.is_none() {
         if let Err(error) = value::endpoints(&route.upstream) {
             field.fail_inside("url", error.to_string());
         } else if route.resolve == Resolve::All && !route.upstream.iter().any(value::has_name) {

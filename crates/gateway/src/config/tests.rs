@@ -57,7 +57,14 @@ fn the_example_is_valid_in_full_and_shows_the_defaults() {
     assert_eq!(full.sessions, Sessions::default());
     assert_eq!(full.store, StoreUrl::Embedded(None));
     // What has no default is shown by an example.
+    assert_eq!(
+        full.routes[0].command.as_ref().map(|command| command.processes),
+        Some(Command::default().processes)
+    );
+    assert_eq!(full.streams, Streams::default());
     let examples = Route {
+        upstream: vec![Uri::from_static("http://127.0.0.1:3000/mcp")],
+        command: None,
         probe: None,
         ca: None,
         client_certificate: None,
@@ -149,6 +156,11 @@ on_store_failure = "refuse"
 unsafe_after_loss = "refuse"
 restore.calls = ["set_workspace", "log in"]
 trust_annotations = true
+[routes.program]
+command = ["npx", "-y", "server"]
+environment = ["A=b=c"]
+directory = "/srv"
+processes = 3
 [callers]
 anonymous = "allow"
 [callers.keys.robot]
@@ -212,9 +224,11 @@ fn every_key_is_read() {
             initialize_cache: minutes(1),
             warm: Duration::from_secs(5),
         },
+        streams: Streams::default(),
         routes: vec![
             Route::new("", vec![Uri::from_static("http://[::1]:3000")]),
             upstream::files_of_every_key(),
+            upstream::program(),
         ],
         callers: Callers {
             anonymous: Some(true),
@@ -231,6 +245,7 @@ fn every_key_is_read() {
             },
         },
         proxies: Proxies::default(),
+        keeper: Vec::new(),
         from_file: true,
         listen_place: Place::File { name: "t.toml".into(), line: 2 },
     };

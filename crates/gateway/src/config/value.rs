@@ -124,6 +124,26 @@ fn path(text: &str) -> Result<PathBuf, ValueError> {
     Ok(PathBuf::from(text))
 }
 
+/// A word of a command.
+pub(super) fn word(text: &str) -> Result<String, ValueError> {
+    if text.contains('\0') {
+        err("a word of a command cannot have a NUL in it".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+/// A variable of a program's environment.
+pub(super) fn variable(text: &str) -> Result<(String, String), ValueError> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !text.contains('\0') => {
+            Ok((name.to_owned(), value.to_owned()))
+        }
+        // It is not quoted: it may be a secret.
+        _ => err("not a variable: write \"NAME=VALUE\"".to_owned()),
+    }
+}
+
 /// Where session records live.
 pub(super) fn store(text: &str) -> Result<StoreUrl, ValueError> {
     let (scheme, rest) = text.split_once(':').unwrap_or((text, ""));

@@ -12,19 +12,30 @@ use crate::app::App;
 /// Calls that may go on without their client at a time, in all.
 const MAX_DETACHED: usize = 1024;
 
+/// One of the calls that go on without their client.
+pub struct Detached(Arc<AtomicUsize>);
+
+impl Detached {
+    /// Counts one in; None when there are too many.
+    pub fn enter(app: &App) -> Option<Self> {
+        // Dropped when it was one too many, and counted down by that.
+        let count = Detached(Arc::clone(&app.detached));
+        (count.0.fetch_add(1, Ordering::Relaxed) < MAX_DETACHED).then_some(count)
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Lets work go on whose client has gone, up to a number and a time.
 pub(super) fn detach(app: &App, limit: Duration, work: impl Future<Output = ()> + 'static) {
-    struct Count(Arc<AtomicUsize>);
-    impl Drop for Count {
-        fn drop(&mut self) {
-            self.0.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-    let count = Count(Arc::clone(&app.detached));
-    if count.0.fetch_add(1, Ordering::Relaxed) >= MAX_DETACHED {
+    let Some(count) = Detached::enter(app) else {
         tracing::warn!("too many calls go on without their client; one was dropped");
         return;
-    }
+    };
     tokio::task::spawn_local(async move {
         let _count = count;
         let _ = tokio::time::timeout(limit, work).await;

@@ -13,13 +13,14 @@ use throughline_wire::sse::{self, IdEdit, SseDecoder};
 use tokio::time::{Instant, Sleep};
 
 use super::detach::detach;
-use super::{Asked, CutOff, HEARTBEAT, ReplyBody, answer_upstream};
+use super::{Asked, CutOff, ReplyBody, answer_upstream};
 use crate::app::Core;
 use crate::binding::Bound;
 use crate::call::Translate;
 use crate::classify::OnDisconnect;
 use crate::credentials::Credentials;
 use crate::error::Fault;
+use crate::outlet::answer::{self, Beginning};
 use crate::session::InFlight;
 use crate::translate::{self, Outward};
 use crate::upstream::http::AnswerBody;
@@ -77,13 +78,25 @@ impl Relay {
         asked: &Asked<'_>,
         in_flight: Option<InFlight>,
     ) -> ReplyBody {
-        let Head::Events(decoder, frames) = looked.head else { return ReplyBody::Empty };
+        let Head::Events(decoder, mut frames) = looked.head else { return ReplyBody::Empty };
         let request = asked.id.map(Into::into);
         let credentials = asked.credentials.clone();
         let mut events =
             Events { decoder, translate, bound, request, credentials, answered: false, resumable: false };
         let mut pieces: Vec<Bytes> = frames.iter().filter_map(|frame| events.outward(core, frame)).collect();
         let mut body = looked.body;
+        while let Ok(Some(frame)) = events.decoder.next_frame() {
+            pieces.extend(events.outward(core, &frame));
+            frames.push(frame);
+        }
+        let in_flight = match (events.outlasts(asked), in_flight) {
+            (Some(bound), Some(in_flight)) => {
+                let beginning = Beginning { frames, decoder: events.decoder, body };
+                let body = answer::begin(core, beginning, &bound, asked, in_flight);
+                return ReplyBody::Channel(body);
+            }
+            (_, in_flight) => in_flight,
+        };
         if events.answered {
             // The end comes right behind the response, in the same packet if all goes well.
             loop {
@@ -189,7 +202,7 @@ impl Relay {
 
     /// Ready at the next heartbeat, or when the call has taken too long.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let next = (Instant::now() + HEARTBEAT).min(self.until);
+        let next = (Instant::now() + self.core.app.config.streams.heartbeat).min(self.until);
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
         let due = timer.as_mut().poll(cx);
         if due.is_ready() {
@@ -228,6 +241,12 @@ impl Drop for Relay {
 }
 
 impl Events {
+    /// Whether the client can come back for what is still to come: the binding that it comes from.
+    fn outlasts(&self, asked: &Asked<'_>) -> Option<Arc<Bound>> {
+        let resumable = matches!(self.translate, Translate::Tagged(_)) && !self.answered;
+        self.bound.clone().filter(|_| resumable && asked.on_disconnect == OnDisconnect::KeepReading)
+    }
+
     /// The frame as the client gets it.
     fn outward(&mut self, core: &Rc<Core>, frame: &sse::Frame) -> Option<Bytes> {
         let id = match (&self.translate, frame.id()) {

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub(crate) use client::{Client, Incoming, Response};
+pub(crate) use client::{Client, Event, Incoming, Response};
 pub(crate) use front::{Certificates, Fate, Front};
 pub(crate) use gateway::{Clock, Gw};
 pub(crate) use logs::{capacity as log_capacity, holds as logged, lines};

@@ -9,13 +9,13 @@ use throughline_gateway::{Effects, Gateway, keys};
 use crate::harness::{Gw, Redis, Session, Upstream, call, json, parse, request, rpc_error, until};
 
 /// What the gateways of a test share.
-struct Shared {
+pub(crate) struct Shared {
     redis: Redis,
     ring: TempDir,
 }
 
 impl Shared {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let ring = TempDir::new().unwrap();
         keys::create(&ring.path().join("keyring"), Effects::REAL).unwrap();
         Shared { redis: Redis::start(), ring }
@@ -26,11 +26,11 @@ impl Shared {
     }
 
     /// One more replica.
-    fn replica(&self, upstream: &Upstream) -> Gw {
+    pub(crate) fn replica(&self, upstream: &Upstream) -> Gw {
         self.replica_with(upstream, |_| {})
     }
 
-    fn replica_with(&self, upstream: &Upstream, change: impl FnOnce(&mut Config)) -> Gw {
+    pub(crate) fn replica_with(&self, upstream: &Upstream, change: impl FnOnce(&mut Config)) -> Gw {
         Gw::start_with(upstream, |config| {
             config.store = self.redis.url().parse().unwrap();
             config.key_ring = KeyRingPlace::File(self.ring().join("keyring"));

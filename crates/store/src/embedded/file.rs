@@ -114,7 +114,7 @@ pub(super) fn publish(dir: &Path, new: &Path) -> Result<(), StoreError> {
 
 /// Runs `work` on a file that may be damaged. redb checks much of what it reads but not all, and a panic of
 /// its must not end the gateway. (It does where the whole program is built with `panic = "abort"`.)
-pub(super) fn guarded<T>(
+pub(crate) fn guarded<T>(
     path: &Path,
     work: impl FnOnce() -> Result<T, redb::Error>,
 ) -> Result<T, StoreError> {
@@ -138,7 +138,7 @@ fn tables(
 }
 
 /// Opens `path` for reading and writing, and makes it for its owner alone if it is missing.
-pub(super) fn private(path: &Path) -> io::Result<File> {
+pub(crate) fn private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]

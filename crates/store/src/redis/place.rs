@@ -123,6 +123,11 @@ impl Place {
         self.key("changed")
     }
 
+    /// Where news of streams are announced.
+    pub(super) fn news(&self) -> String {
+        self.key("events")
+    }
+
     /// What is right for each parameter can still be wrong together.
     fn check(self) -> Result<Place, PlaceError> {
         if matches!(self.kind, Kind::Cluster(_)) && self.database != 0 {

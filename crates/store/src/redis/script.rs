@@ -26,6 +26,12 @@ pub(super) static PUT: Script = script!("lua/put.lua");
 pub(super) static DELETE: Script = script!("lua/delete.lua");
 /// Notes a use.
 pub(super) static TOUCH: Script = script!("lua/touch.lua");
+/// Appends to a stream of events, and trims it.
+pub(super) static APPEND: Script = script!("lua/append.lua");
+/// Reads a part of one.
+pub(super) static READ: Script = script!("lua/read.lua");
+/// Removes those of a session.
+pub(super) static FORGET: Script = script!("lua/forget.lua");
 static PROBE: Script = script!("lua/probe.lua");
 
 impl Script {

@@ -12,13 +12,16 @@ use data_encoding::HEXLOWER;
 use futures_util::StreamExt;
 use redis::Msg;
 use redis::aio::{PubSubSink, PubSubStream};
+use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::circuit::{Access, Circuit};
 use super::dial::{CONNECT, Dialer};
+use super::events;
 use super::failure::Failure;
 use super::frame;
 use super::place::Place;
+use crate::log::{self, News};
 use crate::record::{RecordKey, Version};
 use crate::watch::{Changed, Changes, Watch};
 
@@ -32,6 +35,7 @@ const ATTEMPTS: (Duration, Duration) = (Duration::from_millis(100), Duration::fr
 /// What has come through.
 pub(super) struct Signals {
     changes: Changes,
+    news: broadcast::Sender<News>,
     /// Times below are counted from here.
     start: Instant,
     /// When the last beat that came was sent, in milliseconds; [`NEVER`] before there was one.
@@ -39,6 +43,7 @@ pub(super) struct Signals {
     /// How often signals may have been missed.
     epoch: AtomicU64,
     changed: String,
+    events: String,
     /// Where this gateway's own beats go.
     beats: String,
 }
@@ -49,16 +54,23 @@ impl Signals {
     pub(super) fn new(place: &Place) -> Signals {
         Signals {
             changes: Changes::new(),
+            news: log::sender(),
             start: Instant::now(),
             life: AtomicU64::new(NEVER),
             epoch: AtomicU64::new(0),
             changed: place.channel(),
+            events: place.news(),
             beats: place.key(&format!("beat:{:016x}", super::random())),
         }
     }
 
     pub(super) fn watch(&self) -> Watch {
         self.changes.watch()
+    }
+
+    /// Of which streams there is more. Some may be missed.
+    pub(super) fn news(&self) -> broadcast::Receiver<News> {
+        self.news.subscribe()
     }
 
     /// See [`Store::epoch`](crate::Store::epoch).
@@ -90,6 +102,11 @@ impl Signals {
                 && self.epoch().is_some()
             {
                 self.life.store(sent, Ordering::Release);
+            }
+        } else if message.get_channel_name() == self.events {
+            if let Some(news) = events::parse(payload) {
+                // An error only means that nobody waits.
+                let _ = self.news.send(news);
             }
         } else if !payload.is_empty() {
             // What a later release may say is not lost on this one.
@@ -145,7 +162,7 @@ pub(super) async fn listen(signals: &Signals, place: &Place, dialer: &Dialer, tr
 async fn subscribe(signals: &Signals, dialer: &Dialer) -> Result<(u64, PubSubSink, PubSubStream), Failure> {
     let (mut sink, stream) = dialer.subscriber().await?.split();
     let since = signals.now();
-    let channels = [signals.changed.as_str(), signals.beats.as_str()];
+    let channels = [signals.changed.as_str(), signals.events.as_str(), signals.beats.as_str()];
     match timeout(CONNECT, sink.subscribe(&channels[..])).await {
         Ok(Ok(())) => Ok((since, sink, stream)),
         Ok(Err(error)) => Err(Failure::from(&error)),

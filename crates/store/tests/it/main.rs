@@ -11,6 +11,7 @@ mod any_record;
 mod contract;
 mod damage;
 mod embedded;
+mod events;
 mod kill;
 mod redis;
 mod servers;

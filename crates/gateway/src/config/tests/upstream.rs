@@ -2,9 +2,21 @@
 
 use super::*;
 
+/// The third route of [`EVERY_KEY`].
+pub(super) fn program() -> Route {
+    let command = Command {
+        words: vec!["npx".into(), "-y".into(), "server".into()],
+        environment: vec![("A".into(), "b=c".into())],
+        directory: Some("/srv".into()),
+        processes: 3,
+    };
+    Route { command: Some(command), ..Route::new("program", vec![Uri::from_static(COMMAND_URL)]) }
+}
+
 /// The second route of [`EVERY_KEY`].
 pub(super) fn files_of_every_key() -> Route {
     Route {
+        command: None,
         name: "files-2".into(),
         path: "/files-2/mcp".into(),
         upstream: ["https://files.internal/x?y=1", "https://files-2.internal/x"]

@@ -101,6 +101,11 @@ impl Gw {
     pub(crate) fn restart(&mut self, while_down: impl FnOnce(&std::path::Path)) {
         self.gateway.take().unwrap().shut_down();
         while_down(self.state.path());
+        self.restart_after_stop();
+    }
+
+    /// Starts it again that was stopped.
+    pub(crate) fn restart_after_stop(&mut self) {
         let gateway = Gateway::start(self.config.clone(), self.effects).unwrap();
         self.address = gateway.address;
         self.gateway = Some(gateway);
