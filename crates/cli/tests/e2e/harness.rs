@@ -20,6 +20,7 @@ pub(crate) use nginx::Balancer;
 pub(crate) use process::{Process, free_port, until};
 pub(crate) use ran::{Ran, run, run_with};
 pub(crate) use redis::{Engine, Redis};
+pub(crate) use setup::installed;
 pub(crate) use upstream::Upstream;
 
 /// Makes a `#[test]` of each function for each upstream that it is to hold for.
