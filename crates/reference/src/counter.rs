@@ -61,8 +61,8 @@ pub enum Era {
 
 /// Serves the counter at `/mcp` until `shutdown` completes; open streams are ended then.
 ///
-/// Beside it answer the status page at `/`, `GET /healthz`, and `POST /drop-sessions`, which forgets every session as an expiry would,
-/// in a process that lives on. Only requests whose `Host` is a loopback name (any port) are taken.
+/// Beside it answer the status page at `/`, `GET /healthz`, and `POST /drop-sessions`, which forgets every session as
+/// an expiry would, in a process that lives on. Only requests whose `Host` is a loopback name (any port) are taken.
 ///
 /// # Errors
 ///

@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -133,11 +133,7 @@ impl Cast {
         }
     }
 
-    fn spawn(
-        &self,
-        name: &'static str,
-        command: &mut Command,
-    ) -> Result<Option<std::process::ChildStdout>, Failure> {
+    fn spawn(&self, name: &'static str, command: &mut Command) -> Result<Option<ChildStdout>, Failure> {
         // A group of its own, so that Ctrl-C reaches the demonstration alone, which ends the others.
         command.stdin(Stdio::null()).process_group(0);
         match &mut *self.lock() {
@@ -250,7 +246,9 @@ pub(super) fn quiet(command: &mut Command) -> &mut Command {
 }
 
 fn is_not_installed(error: &Failure) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+    // Permission is denied where PATH has a directory that this user cannot look into.
+    let kinds = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
+    error.downcast_ref::<io::Error>().is_some_and(|error| kinds.contains(&error.kind()))
 }
 
 fn is_ready(address: &str) -> bool {
