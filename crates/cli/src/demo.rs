@@ -1,260 +1,166 @@
-//! `throughline demo`: a session that outlives the processes that hold it, in a few seconds.
+//! `throughline demo`: sessions that outlive the processes that hold them, in a few seconds.
 //!
-//! Everything is real: the server and the gateway are processes of this program, killed with SIGKILL; the client
-//! speaks HTTP to the gateway and prints what comes back.
+//! Everything is real: servers, gateways and Redis are processes, killed with SIGKILL; the clients speak HTTP to the
+//! gateways and print what comes back.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod cast;
+mod client;
 
-use serde_json::{Value, json};
+use std::process::Command;
+use std::sync::Arc;
 
-use crate::Failure;
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
-/// How long a process may take to be ready.
-const READY: Duration = Duration::from_secs(20);
+use crate::{Failure, text};
+use cast::{COUNTER, Cast, GATEWAYS, SERVERS};
+use client::Client;
 
-/// Plays the whole thing.
+/// How often `whoami` is asked once one of the three servers is gone: each of the others is met.
+const LOOKS: usize = 4;
+
+/// Plays the whole thing; whatever ends it, nothing of it stays behind.
 pub(crate) fn run() -> Result<(), Failure> {
-    let mut stage = Stage::set()?;
-    let gateway = stage.gateway_url();
-    println!(
-        "A counter server, Throughline in front of it, and a client that knows nothing of what happens to them."
-    );
-    println!();
-    println!("  server    {}   (its counter lives in the session, in memory)", stage.server_url());
-    println!("  gateway   {gateway}");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let played = runtime.block_on(async {
+        let (mut interrupt, mut terminate, mut hang_up) = (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        );
+        let cast = Arc::new(Cast::new()?);
+        let on_stage = cast.clone();
+        let playing = tokio::task::spawn_blocking(move || play(&on_stage).map_err(|error| error.to_string()));
+        let played = tokio::select! {
+            played = playing => played.map_err(Failure::from).and_then(|played| Ok(played?)),
+            _ = interrupt.recv() => Err("interrupted".into()),
+            _ = terminate.recv() => Err("told to stop".into()),
+            _ = hang_up.recv() => Err("the terminal is gone".into()),
+        };
+        let stopped = cast.end();
+        played?;
+        say(&format!(
+            "\nAll {stopped} processes are stopped. Your own server: throughline serve http://127.0.0.1:3000/mcp\n"
+        ))
+    });
+    // What still waits for an answer does not hold the end up.
+    runtime.shutdown_background();
+    played
+}
 
-    println!("\n1. A client opens a session and counts.");
-    let mut client = Client::new(&gateway);
+fn play(cast: &Cast) -> Result<(), Failure> {
+    let gateways = cast.set()?;
+    introduce(cast, &gateways)?;
+    let counter: Vec<_> = gateways.iter().map(|base| format!("{base}/counter/mcp")).collect();
+    let servers = format!("{}/servers/mcp", gateways[0]);
+
+    let mut client = Client::new(&counter)?;
+    say("\n1. A client opens a session and counts.\n")?;
     client.initialize()?;
-    client.count()?;
-    client.count()?;
+    client.count(1)?;
+    client.count(2)?;
 
-    println!("\n2. kill -9 the server, and start it again. It knows no session any more.");
-    stage.server.kill()?;
-    stage.server = stage.start_server()?;
-    client.count()?;
-    println!(
-        "     same session id, no error; the count begins again, since the server kept it in memory only"
-    );
+    say("\n2. kill -9 the counter, and start it again. It knows no session any more.\n")?;
+    cast.kill(COUNTER)?;
+    cast.start(COUNTER)?;
+    client.count(1)?;
+    client.count(2)?;
+    say("     same session id, no error; the count begins again, since the server kept it in memory only\n")?;
 
-    println!("\n3. kill -9 the gateway, and start it again.");
-    stage.gateway.kill()?;
-    stage.gateway = stage.start_gateway()?;
-    client.count()?;
-    println!("     same session id, and the count goes on: the gateway found the upstream session again");
+    lose_a_gateway(cast, &mut client, gateways.len())?;
 
-    println!("\n4. kill -9 the server while the client waits.");
-    stage.server.kill()?;
-    let waiting = {
-        let mut client = client.clone();
-        std::thread::spawn(move || client.count().map_err(|error| error.to_string()))
-    };
-    stage.server = stage.start_server()?;
-    waiting.join().map_err(|_| "the client panicked")??;
-    println!("     the call waited for the server to come back");
+    say("\n4. kill -9 the counter while the client waits.\n")?;
+    cast.kill(COUNTER)?;
+    let mut waits = client.clone();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(move || waits.count(1).map_err(|error| error.to_string()));
+        cast.start(COUNTER)?;
+        waiting.join().map_err(|_| "the client panicked")??;
+        Ok::<_, Failure>(())
+    })?;
+    say("     the call waited for the server to come back\n")?;
 
-    println!(
-        "\n5. A caller that cannot hold a session id (Copilot Studio, Power Platform): it never sends one."
-    );
-    let mut caller = Client::new(&gateway).named("id-less-caller");
-    caller.count()?;
-    caller.count()?;
-    caller.count()?;
-    println!("     it counts in one session all the same");
+    say(
+        "\n5. A caller that cannot hold a session id (Copilot Studio, Power Platform): it never sends one.\n",
+    )?;
+    let mut caller = Client::new(&counter)?.named("id-less-caller");
+    for right in 1..=3 {
+        caller.count(right)?;
+    }
+    say("     it counts in one session all the same\n")?;
 
-    println!("\nYour own server: throughline serve http://127.0.0.1:3000/mcp");
+    say("\n6. The three stateless servers, seen through the gateway: throughline call URL --tour\n")?;
+    for line in throughline_call(cast, &[&servers, "--tour"])?.lines() {
+        say(format!("     {line}").trim_end())?;
+        say("\n")?;
+    }
+
+    say(&format!("\n7. kill -9 server {}: the others answer.\n", SERVERS[0]))?;
+    cast.kill(SERVERS[0])?;
+    let repeat = LOOKS.to_string();
+    for line in throughline_call(cast, &[&servers, "whoami", "--repeat", &repeat, "--json"])?.lines() {
+        let result: Value = serde_json::from_str(line)?;
+        let instance = result["structuredContent"]["instance"].as_str().unwrap_or("nobody");
+        say(&format!("     tools/call whoami     200   {instance}\n"))?;
+    }
     Ok(())
 }
 
-/// The processes, and where they are.
-struct Stage {
-    program: PathBuf,
-    state_dir: PathBuf,
-    server_port: u16,
-    gateway_port: u16,
-    server: Process,
-    gateway: Process,
+/// With several gateways, the client goes on at the others, as behind any load balancer.
+fn lose_a_gateway(cast: &Cast, client: &mut Client, gateways: usize) -> Result<(), Failure> {
+    if gateways == 1 {
+        say("\n3. kill -9 the gateway, and start it again.\n")?;
+        cast.kill(GATEWAYS[0])?;
+        cast.start(GATEWAYS[0])?;
+        client.count(3)?;
+        return say(
+            "     same session id, and the count goes on: the gateway found the upstream session again\n",
+        );
+    }
+    say(&format!("\n3. kill -9 gateway {}. The client goes on at gateway {}.\n", GATEWAYS[0], GATEWAYS[1]))?;
+    cast.kill(GATEWAYS[0])?;
+    client.count(3)?;
+    client.count(4)?;
+    say(&format!("   Start gateway {} again: it knows the session from Redis.\n", GATEWAYS[0]))?;
+    cast.start(GATEWAYS[0])?;
+    client.count(5)?;
+    client.count(6)?;
+    say("     same session id, and the count goes on, whoever answers\n")
 }
 
-impl Stage {
-    fn set() -> Result<Self, Failure> {
-        let mut stage = Stage {
-            program: std::env::current_exe()?,
-            state_dir: std::env::temp_dir().join(format!("throughline-demo-{}", std::process::id())),
-            server_port: free_port()?,
-            gateway_port: free_port()?,
-            server: Process(None),
-            gateway: Process(None),
-        };
-        stage.server = stage.start_server()?;
-        stage.gateway = stage.start_gateway()?;
-        Ok(stage)
+fn introduce(cast: &Cast, gateways: &[String]) -> Result<(), Failure> {
+    say(
+        "A counter, three stateless servers, Throughline in front of them, and clients that know nothing of what\n",
+    )?;
+    say("happens to them.\n\n")?;
+    say(&format!("  counter       {}   a counter in every session, in memory\n", cast.url(COUNTER)))?;
+    for name in SERVERS {
+        say(&format!("  server {name:<5}  {}   stateless: any of the three answers\n", cast.url(name)))?;
     }
-
-    fn server_url(&self) -> String {
-        format!("http://127.0.0.1:{}/mcp", self.server_port)
+    for (name, base) in GATEWAYS.iter().zip(gateways) {
+        say(&format!("  gateway {name}     {base}/   its status page, while this lasts\n"))?;
     }
-
-    fn gateway_url(&self) -> String {
-        format!("http://127.0.0.1:{}/mcp", self.gateway_port)
-    }
-
-    fn start_server(&self) -> Result<Process, Failure> {
-        let listen = format!("127.0.0.1:{}", self.server_port);
-        let mut child = Command::new(&self.program)
-            .args(["reference", "--stateful", "--listen", &listen])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let out = child.stdout.take().ok_or("no output")?;
-        let process = Process(Some(child));
-        let mut line = String::new();
-        BufReader::new(out).read_line(&mut line)?;
-        if line.starts_with("ready") { Ok(process) } else { Err("the server did not start".into()) }
-    }
-
-    fn start_gateway(&self) -> Result<Process, Failure> {
-        let child = Command::new(&self.program)
-            .args(["serve", &self.server_url(), "--listen"])
-            .arg(format!("127.0.0.1:{}", self.gateway_port))
-            .arg("--state-dir")
-            .arg(&self.state_dir)
-            .env("THROUGHLINE_LOG", "error")
-            .stdout(Stdio::null())
-            .spawn()?;
-        let process = Process(Some(child));
-        let ready = format!("http://127.0.0.1:{}/readyz", self.gateway_port);
-        let deadline = now() + READY;
-        while ureq::get(&ready).call().is_err() {
-            if now() > deadline {
-                return Err("the gateway did not start".into());
-            }
-            std::thread::yield_now();
-        }
-        Ok(process)
-    }
+    say(if gateways.len() == 1 {
+        "\n  redis-server is not installed; with it there are two gateways, and one goes on where the other was killed.\n"
+    } else {
+        "  redis         what the gateways have in common\n"
+    })
 }
 
-impl Drop for Stage {
-    fn drop(&mut self) {
-        let _ = self.gateway.kill();
-        let _ = std::fs::remove_dir_all(&self.state_dir);
+/// Runs `throughline call`, and gives what it prints.
+fn throughline_call(cast: &Cast, arguments: &[&str]) -> Result<String, Failure> {
+    let mut command = Command::new(cast.program());
+    command.arg("call").args(arguments).args(["--timeout", "30"]);
+    let output = cast::quiet(&mut command).output()?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(printed);
     }
+    let error = text::printable(&String::from_utf8_lossy(&output.stderr));
+    Err(format!("throughline call failed: {}", error.trim()).into())
 }
 
-/// A child process that does not outlive the demonstration.
-struct Process(Option<Child>);
-
-impl Process {
-    /// SIGKILL: no handler, no goodbye.
-    fn kill(&mut self) -> Result<(), Failure> {
-        if let Some(mut child) = self.0.take() {
-            child.kill()?;
-            child.wait()?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.kill();
-    }
-}
-
-fn free_port() -> Result<u16, Failure> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-#[allow(clippy::disallowed_methods, reason = "shown to the user, and the bound of a wait")]
-fn now() -> Instant {
-    Instant::now()
-}
-
-/// A client that does what clients do, and no more.
-#[derive(Clone)]
-struct Client {
-    url: String,
-    name: &'static str,
-    session: Option<String>,
-    next_id: u64,
-}
-
-impl Client {
-    fn new(url: &str) -> Self {
-        Client { url: url.to_owned(), name: "throughline-demo", session: None, next_id: 1 }
-    }
-
-    fn named(self, name: &'static str) -> Self {
-        Client { name, ..self }
-    }
-
-    fn initialize(&mut self) -> Result<(), Failure> {
-        let params = json!({
-            "protocolVersion": "2025-11-25",
-            "capabilities": {},
-            "clientInfo": { "name": self.name, "version": env!("CARGO_PKG_VERSION") },
-        });
-        let answer =
-            self.post(&json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params }))?;
-        self.session = answer.session;
-        self.post(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }))?;
-        let id = self.session.as_deref().unwrap_or("none");
-        println!("     initialize            200   Mcp-Session-Id: {}...", &id[..id.len().min(12)]);
-        Ok(())
-    }
-
-    fn count(&mut self) -> Result<(), Failure> {
-        self.next_id += 1;
-        let params = json!({ "name": "increment", "arguments": {} });
-        let started = now();
-        let answer = self.post(
-            &json!({ "jsonrpc": "2.0", "id": self.next_id, "method": "tools/call", "params": params }),
-        )?;
-        let took = started.elapsed().as_millis();
-        let count = answer.message.pointer("/result/content/0/text").and_then(Value::as_str);
-        match count {
-            Some(count) => println!(
-                "     tools/call increment  {}   count {count}   ({took} ms; Throughline-Session: {})",
-                answer.status, answer.held
-            ),
-            None => return Err(format!("the client saw {}: {}", answer.status, answer.message).into()),
-        }
-        std::io::stdout().flush()?;
-        Ok(())
-    }
-
-    fn post(&self, message: &Value) -> Result<Answer, Failure> {
-        let mut request = ureq::post(&self.url)
-            .config()
-            .http_status_as_error(false)
-            .build()
-            .header("content-type", "application/json")
-            .header("accept", "application/json, text/event-stream")
-            .header("user-agent", self.name);
-        if let Some(session) = &self.session {
-            request = request.header("mcp-session-id", session);
-        }
-        let mut response = request.send(message.to_string())?;
-        let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let (session, held) = (header("mcp-session-id"), header("throughline-session").unwrap_or_default());
-        let body = response.body_mut().read_to_string()?;
-        // A message comes as JSON, or as the last data of an event stream.
-        let text =
-            body.lines().filter_map(|line| line.strip_prefix("data:")).rfind(|data| !data.trim().is_empty());
-        let message = serde_json::from_str(text.unwrap_or(&body)).unwrap_or(Value::Null);
-        Ok(Answer { status: response.status().as_u16(), session, held, message })
-    }
-}
-
-/// What the client sees.
-struct Answer {
-    status: u16,
-    session: Option<String>,
-    held: String,
-    message: Value,
+/// Prints; whoever reads it may have read enough, which ends the play.
+fn say(what: &str) -> Result<(), Failure> {
+    Ok(text::print(what).map_err(|error| format!("nobody takes the output: {error}"))?)
 }

@@ -43,7 +43,7 @@ enum Command {
     Serve(serve::Arguments),
     /// Run a small MCP server to try the gateway with.
     Reference(reference::Arguments),
-    /// Watch a session survive: starts a server and the gateway, kills both, and shows what the client sees.
+    /// Watch sessions survive: starts servers and gateways, kills some, and shows what clients see.
     Demo,
     #[command(hide = true)]
     Keep(serve::KeepArguments),

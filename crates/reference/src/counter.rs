@@ -18,14 +18,18 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use rmcp::transport::streamable_http_server::session::SessionManager;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
+use throughline_status::Fact;
 use tokio::net::TcpListener;
 
 use session::Session;
+
+use crate::status::{Figures, LOOPBACK, Page, count};
 
 /// What the counter server can be told. The default is the server that the demonstration uses.
 #[derive(Clone, Debug)]
@@ -57,8 +61,8 @@ pub enum Era {
 
 /// Serves the counter at `/mcp` until `shutdown` completes; open streams are ended then.
 ///
-/// Beside it answer `GET /healthz`, and `POST /drop-sessions`, which forgets every session as an expiry would,
-/// in a process that lives on. Only requests whose `Host` is a loopback name (any port) are taken.
+/// Beside it answer the status page at `/`, `GET /healthz`, and `POST /drop-sessions`, which forgets every session as
+/// an expiry would, in a process that lives on. Only requests whose `Host` is a loopback name (any port) are taken.
 ///
 /// # Errors
 ///
@@ -75,11 +79,15 @@ pub async fn serve(
     let sessions = Arc::new(sessions);
 
     let process = Arc::new(Process::start(config.journal.as_deref())?);
+    let page = page(&process, config.era);
+    let figures = process.figures.clone();
     let new_session = move || Ok(Session::new(process.clone(), config.era));
     let mcp = StreamableHttpService::new(new_session, sessions.clone(), transport);
 
     let router = Router::new()
         .route_service("/mcp", mcp)
+        .route_layer(from_fn_with_state(figures.clone(), count))
+        .merge(page.router())
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/drop-sessions", post(move || drop_sessions(sessions.clone())));
     // An answer goes out in two pieces; without this the second waits 40 ms for the first to be acknowledged.
@@ -88,12 +96,35 @@ pub async fn serve(
             tracing::debug!(%error, "answers may be slow");
         }
     });
-    axum::serve(listener, router)
-        .with_graceful_shutdown(async move {
-            shutdown.await;
-            end_streams.cancel();
-        })
-        .await
+    let served = axum::serve(listener, router).with_graceful_shutdown(async move {
+        shutdown.await;
+        end_streams.cancel();
+    });
+    tokio::select! {
+        ended = served.into_future() => ended,
+        never = figures.sample() => match never {},
+    }
+}
+
+fn page(process: &Arc<Process>, era: Era) -> Page {
+    let of = process.clone();
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    Page {
+        service: "Throughline counter server",
+        instance: process.name(),
+        era: match era {
+            Era::Legacy => "legacy",
+            Era::Dual => "dual",
+        },
+        more: Box::new(move || {
+            vec![
+                Fact::new("Sessions opened", count(&of.initializes)),
+                Fact::new("Increments", count(&of.total)),
+            ]
+        }),
+        hosts: Some(LOOPBACK.map(str::to_owned).into()),
+        figures: process.figures.clone(),
+    }
 }
 
 async fn drop_sessions(sessions: Arc<LocalSessionManager>) -> StatusCode {
@@ -118,6 +149,8 @@ struct Process {
     total: AtomicU64,
     /// `mark` calls executed, of all processes.
     journal: Option<File>,
+    /// What the status page shows.
+    figures: Arc<Figures>,
 }
 
 impl Process {
@@ -130,7 +163,13 @@ impl Process {
             initialized: AtomicU64::new(0),
             total: AtomicU64::new(0),
             journal: journal.map(open).transpose()?,
+            figures: Arc::new(Figures::new(session::tools())),
         })
+    }
+
+    /// The instance, as it is shown.
+    fn name(&self) -> String {
+        format!("{:016x}", self.instance)
     }
 
     /// Writes a line to the journal, if there is one: in one piece, and there once this process is killed.

@@ -29,10 +29,12 @@ use axum::routing::get;
 use axum::serve::ListenerExt;
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
+use throughline_status::Fact;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::instance::Instance;
+use crate::status::{LOOPBACK, Page, count};
 use intake::{Intake, LARGEST_BODY, take_in};
 pub use keys::{BadKeys, Keys};
 use server::Server;
@@ -42,7 +44,6 @@ pub use standard_headers::StandardHeaders;
 const INSTANCE: HeaderName = HeaderName::from_static("throughline-instance");
 /// Whom a server on this machine may be reached from by browsers.
 const LOOPBACK_ORIGINS: [&str; 3] = ["http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*"];
-const LOOPBACK_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// A quiet stream gets a comment this often: load balancers close theirs after 30 s or more.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
@@ -125,10 +126,23 @@ pub enum Hosts {
     Any,
 }
 
+impl Hosts {
+    /// All of them, or `None` for any.
+    fn names(&self) -> Option<Vec<String>> {
+        match self {
+            Self::Named(hosts) => {
+                Some(LOOPBACK.map(str::to_owned).into_iter().chain(hosts.iter().cloned()).collect())
+            }
+            Self::Any => None,
+        }
+    }
+}
+
 /// Serves MCP at `/mcp` until `shutdown` completes, then ends subscriptions, lets other requests end for
 /// [`StatelessConfig::grace`], and returns.
 ///
-/// Beside it answer `GET /healthz` and `GET /readyz`. Connections are taken until the server is to stop.
+/// Beside it answer the status page at `/`, `GET /healthz` and `GET /readyz`. Connections are taken until the server
+/// is to stop.
 ///
 /// # Errors
 ///
@@ -140,7 +154,9 @@ pub async fn serve(
 ) -> io::Result<()> {
     let stopping = CancellationToken::new();
     let streams_end = CancellationToken::new();
-    let router = router(&config, stopping.clone(), streams_end.clone())?;
+    let server = Arc::new(Server::new(&config, stopping.clone())?);
+    let figures = server.figures.clone();
+    let router = router(&config, server, streams_end.clone());
     // An answer may go out in two pieces; without this the second waits 40 ms for the first to be acknowledged.
     let listener = listener.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {
@@ -161,15 +177,13 @@ pub async fn serve(
     tokio::select! {
         ended = served.into_future() => ended,
         () = patience => Ok(()),
+        never = figures.sample() => match never {},
     }
 }
 
-fn router(
-    config: &StatelessConfig,
-    stopping: CancellationToken,
-    streams_end: CancellationToken,
-) -> io::Result<Router> {
-    let server = Arc::new(Server::new(config, stopping)?);
+fn router(config: &StatelessConfig, server: Arc<Server>, streams_end: CancellationToken) -> Router {
+    let page = page(config, &server);
+    let figures = server.figures.clone();
     let mut transport = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(false)
         .with_json_response(true)
@@ -181,12 +195,8 @@ fn router(
         .enforce_origin_validation();
     transport.allowed_origins = LOOPBACK_ORIGINS.map(str::to_owned).into();
     transport.allowed_origins.extend(config.origins.iter().cloned());
-    transport.allowed_hosts = match &config.hosts {
-        Hosts::Named(hosts) => {
-            LOOPBACK_HOSTS.map(str::to_owned).into_iter().chain(hosts.iter().cloned()).collect()
-        }
-        Hosts::Any => Vec::new(),
-    };
+    // To rmcp, none is any.
+    transport.allowed_hosts = config.hosts.names().unwrap_or_default();
     let mcp = StreamableHttpService::new(
         move || Ok(server.clone()),
         Arc::new(NeverSessionManager::default()),
@@ -198,11 +208,29 @@ fn router(
         std::future::ready(response)
     };
     let intake = Arc::new(Intake::new(config));
-    Ok(Router::new()
+    Router::new()
         .route_service("/mcp", mcp.clone())
         .route_service("/mcp/", mcp)
         .layer(from_fn_with_state(intake, take_in))
+        .route_layer(from_fn_with_state(figures, count))
+        .merge(page.router())
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(|| async { "ready\n" }))
-        .layer(map_response(sign)))
+        .layer(map_response(sign))
+}
+
+fn page(config: &StatelessConfig, server: &Arc<Server>) -> Page {
+    let host = config.host.clone();
+    Page {
+        service: "Throughline reference server",
+        instance: config.instance.as_str().to_owned(),
+        era: match config.era {
+            Era::Legacy => "legacy",
+            Era::Dual => "dual",
+            Era::Modern => "modern",
+        },
+        more: Box::new(move || vec![Fact::new("Host", &host)]),
+        hosts: config.hosts.names(),
+        figures: server.figures.clone(),
+    }
 }

@@ -21,7 +21,7 @@ pub(crate) use process::{Process, free_port, until};
 pub(crate) use python::command as python_command;
 pub(crate) use ran::{Ran, run, run_with};
 pub(crate) use redis::{Engine, Redis};
-pub(crate) use setup::script;
+pub(crate) use setup::{installed, script};
 pub(crate) use upstream::Upstream;
 
 /// Makes a `#[test]` of each function for each upstream that it is to hold for.

@@ -12,6 +12,7 @@ mod harness;
 mod admin;
 mod away;
 mod baseline;
+mod browser;
 mod call;
 mod chaos;
 mod conformance;

@@ -10,15 +10,17 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::http::request::Parts;
+use rmcp::handler::server::tool::ToolCallContext;
 use rmcp::handler::server::wrapper::Parameters;
 use rmcp::model::{
-    CallToolResult, ClientCapabilities, ContentBlock, CreateMessageRequest, CreateMessageRequestParams,
-    ElicitRequest, ElicitRequestParams, ElicitationSchema, Implementation, InitializeRequestParams,
-    InitializeResult, ListResourcesResult, LoggingLevel, LoggingMessageNotificationParam,
-    PaginatedRequestParams, PrimitiveSchemaDefinition, ProgressNotificationParam, ProtocolVersion,
-    ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Resource, ResourceContents,
-    ResourceUpdatedNotificationParam, SamplingMessage, ServerCapabilities, ServerConfig, ServerRequest,
-    SetLevelRequestParams, StringSchema, SubscribeRequestParams, UnsubscribeRequestParams,
+    CallToolRequestParams, CallToolResponse, CallToolResult, ClientCapabilities, ContentBlock,
+    CreateMessageRequest, CreateMessageRequestParams, ElicitRequest, ElicitRequestParams, ElicitationSchema,
+    Implementation, InitializeRequestParams, InitializeResult, ListResourcesResult, LoggingLevel,
+    LoggingMessageNotificationParam, PaginatedRequestParams, PrimitiveSchemaDefinition,
+    ProgressNotificationParam, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse,
+    ReadResourceResult, Resource, ResourceContents, ResourceUpdatedNotificationParam, SamplingMessage,
+    ServerCapabilities, ServerConfig, ServerRequest, SetLevelRequestParams, StringSchema,
+    SubscribeRequestParams, UnsubscribeRequestParams,
 };
 use rmcp::service::{NotificationContext, RequestContext, ServiceError};
 use rmcp::{ErrorData, RoleServer, ServerHandler, tool, tool_handler, tool_router};
@@ -205,7 +207,7 @@ impl Session {
         let id = headers.and_then(|headers| headers.get("mcp-session-id")?.to_str().ok());
         CallToolResult::structured(json!({
             "pid": std::process::id(),
-            "instance": format!("{:016x}", self.process.instance),
+            "instance": self.process.name(),
             "initializes": self.process.initializes.load(Ordering::Relaxed),
             "initialized": self.process.initialized.load(Ordering::Relaxed),
             "session": id,
@@ -247,6 +249,11 @@ impl Session {
     }
 }
 
+/// What all sessions have, by name and in order.
+pub(super) fn tools() -> impl Iterator<Item = String> {
+    Session::tool_router().list_all().into_iter().map(|tool| tool.name.into_owned())
+}
+
 #[tool_handler]
 impl ServerHandler for Session {
     fn get_info(&self) -> ServerConfig {
@@ -280,6 +287,15 @@ impl ServerHandler for Session {
 
     async fn on_initialized(&self, _: NotificationContext<RoleServer>) {
         Process::count(&self.process.initialized);
+    }
+
+    async fn call_tool(
+        &self,
+        request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        self.process.figures.called(&request.name);
+        Self::tool_router().call(ToolCallContext::new(self, request, context)).await
     }
 
     async fn set_level(

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::http::HeaderName;
@@ -28,6 +29,7 @@ use super::tally::Tallies;
 use super::trace::TraceContext;
 use super::{Era, StatelessConfig, facts, tools};
 use crate::instance::Instance;
+use crate::status::Figures;
 
 /// A resource that changes by itself, in the same way on every instance.
 const CLOCK: &str = "clock://now";
@@ -53,7 +55,7 @@ macro_rules! hinted {
 pub(super) struct Server {
     pub(super) instance: Instance,
     pub(super) host: String,
-    pub(super) started: Instant,
+    pub(super) figures: Arc<Figures>,
     pub(super) tallies: Tallies,
     pub(super) workshop: Workshop,
     pub(super) principal_header: Option<HeaderName>,
@@ -74,7 +76,7 @@ impl Server {
         Ok(Self {
             instance: config.instance.clone(),
             host: config.host.clone(),
-            started: Instant::now(),
+            figures: Arc::new(Figures::new(tools.iter().map(|tool| tool.name.to_string()))),
             tallies: Tallies::new(config.keys.clone(), config.audience.clone(), config.handle_lifetime),
             workshop: Workshop::new(config.computations),
             principal_header: config.principal_header.clone(),
@@ -168,6 +170,7 @@ impl ServerHandler for Server {
         if !self.router.has_route(&tool) {
             return Err(ErrorData::invalid_params("there is no tool of this name; tools/list has all", None));
         }
+        self.figures.called(&tool);
         let started = Instant::now();
         let trace = TraceContext::of(&context.meta, headers(&context));
         let answer = match self.schemas.arguments(&tool, request.arguments.as_ref()) {

@@ -178,7 +178,7 @@ impl Server {
             host: self.host.clone(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: self.started.elapsed().as_secs(),
+            uptime_seconds: self.figures.uptime().as_secs(),
             protocol_version: context.protocol_version().map(|version| version.to_string()),
             caller_known: principal(&context, self.principal_header.as_ref())?.is_some(),
             trace: TraceContext::of(&context.meta, headers(&context)),

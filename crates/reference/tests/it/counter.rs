@@ -11,14 +11,14 @@ use tokio::sync::oneshot;
 use crate::mcp::{MODERN, Mcp};
 
 /// A counter server on a port of its own, with a runtime of its own. It ends with the test.
-struct Counter {
-    url: String,
+pub(crate) struct Counter {
+    pub(crate) url: String,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Counter {
-    fn start(config: CounterConfig) -> Self {
+    pub(crate) fn start(config: CounterConfig) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("its address"));
@@ -33,7 +33,7 @@ impl Counter {
         format!("{}/mcp", self.url)
     }
 
-    fn connect(&self) -> Mcp {
+    pub(crate) fn connect(&self) -> Mcp {
         Mcp::connected(self.mcp())
     }
 }

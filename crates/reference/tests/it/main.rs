@@ -7,6 +7,7 @@ mod host;
 mod modern;
 mod rmcp_client;
 mod server;
+mod status;
 mod tools;
 
 // The gateway's tests speak to servers in the same way; the client is theirs.
