@@ -31,10 +31,7 @@ pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) ->
         Ok(arrived) => match arrived.on_disconnect() {
             // In a box, as the other: what comes before has no room to spare for it.
             OnDisconnect::Cancel => Box::pin(answer(core, arrived)).await,
-            OnDisconnect::KeepReading => {
-                let app = core.app.clone();
-                GoesOn::new(&app, answer(core, arrived)).await
-            }
+            OnDisconnect::KeepReading => GoesOn::new(&core.app.clone(), answer(core, arrived)).await,
         },
     }
 }
