@@ -73,7 +73,7 @@ impl Follower {
                         return;
                     }
                 }
-                Next::End => return,
+                Next::End => return self.leave().await,
                 Next::Wait => tokio::select! {
                     () = news => {}
                     () = self.to.closed() => return,
@@ -83,11 +83,19 @@ impl Follower {
                     }
                     // A call may end before the gateway does; a standing stream would not.
                     _ = stop.wait_for(|stop| *stop), if self.outlet.opener == Opener::Listen => {
-                        let _ = self.to.send(write::retry()).await;
-                        return;
+                        return self.leave().await;
                     }
                 },
             }
+        }
+    }
+
+    /// Tells the client of a standing stream to come back, if it ends because the gateway does: whichever hears of that
+    /// first, this or who writes to it.
+    async fn leave(&self) {
+        if self.outlet.opener == Opener::Listen && self.core.app.is_stopping() {
+            // An error only says that the client has gone first.
+            let _ = self.to.send(write::retry()).await;
         }
     }
 

@@ -276,6 +276,30 @@ fn a_flushed_redis_loses_no_session_that_a_replica_remembers() {
 }
 
 #[test]
+fn a_redis_that_evicts_loses_no_valid_id() {
+    let (upstream, shared) = (Upstream::start(), Shared::new());
+    let one = shared.replica(&upstream);
+    let sessions: Vec<_> = (0..50).map(|_| Session::open(&one.client())).collect();
+    for session in &sessions {
+        session.count();
+    }
+    for setting in ["maxmemory-policy allkeys-lru", "maxmemory 1mb"] {
+        shared.redis.ask(&format!("CONFIG SET {setting}")).unwrap();
+    }
+    let new = Session::open(&one.client());
+    until("records to be evicted", || {
+        new.count();
+        let stats = shared.redis.ask("INFO stats").unwrap();
+        !stats.contains("evicted_keys:0\r")
+    });
+    // Of a replica that knows nothing: what was evicted is rebuilt from its id.
+    let other = shared.replica(&upstream);
+    for session in &sessions {
+        assert_eq!(at(session, &other).post(call("1", "count")).status, 200);
+    }
+}
+
+#[test]
 fn a_session_that_is_used_elsewhere_keeps_its_upstream_session() {
     let (upstream, shared) = (Upstream::start(), Shared::new());
     let idle = |config: &mut Config| config.sessions.idle = std::time::Duration::from_secs(1);
