@@ -74,8 +74,12 @@ pub struct Bound {
 }
 
 /// What most answers say, by generation; there is none before the first.
-const RESUMED: [&str; 4] =
-    ["unknown", "resumed;generation=1", "resumed;generation=2", "resumed;generation=3"];
+static RESUMED: [HeaderValue; 4] = [
+    HeaderValue::from_static("unknown"),
+    HeaderValue::from_static("resumed;generation=1"),
+    HeaderValue::from_static("resumed;generation=2"),
+    HeaderValue::from_static("resumed;generation=3"),
+];
 
 /// How a request came by its binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +105,7 @@ impl Origin {
     /// Value of the `Throughline-Session` header.
     pub fn header(self, generation: u32) -> HeaderValue {
         if let (Origin::Resumed, Some(value)) = (self, RESUMED.get(generation as usize)) {
-            return HeaderValue::from_static(value);
+            return value.clone();
         }
         let value = format!("{};generation={generation}", self.as_str());
         HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("unknown"))
