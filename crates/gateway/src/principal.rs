@@ -171,7 +171,7 @@ fn api_key<'a>(route: &Route, headers: &'a HeaderMap) -> Option<&'a [u8]> {
 /// Recognises the caller of a request on this route, by its token if it presents one.
 ///
 /// # Errors
-/// As for [`identify`], and [`Fault::KeysAway`].
+/// As where a caller is identified, and [`Fault::KeysAway`].
 pub async fn recognise(
     core: &Core,
     route: &Route,
