@@ -34,7 +34,16 @@ fn it_works_through_kills() {
             }
             let url = gateway.url();
             let tools = inspect(&url, &["--protocol-era", era, "--method", "tools/list"]);
-            assert_eq!(tools["tools"].as_array().map(Vec::len), Some(7), "{era} after {disaster}: {tools}");
+            // The counter's; which of them there are beside these differs between the fixtures.
+            let listed: Vec<_> = tools["tools"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|tool| tool["name"].as_str())
+                .collect();
+            for name in ["increment", "value", "total", "sleep", "session", "ask", "log"] {
+                assert!(listed.contains(&name), "{era} after {disaster}: {name} in {tools}");
+            }
             let call = ["--protocol-era", era, "--method", "tools/call", "--tool-name", "increment"];
             let counted = inspect(&url, &call);
             assert_eq!(counted["structuredContent"], json!({"value": 1}), "{era} after {disaster}");
