@@ -93,7 +93,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         None if !arguments.command.is_empty() => Config::for_command(arguments.command.clone())?,
         None => Config::for_upstreams(&arguments.urls)?,
     };
-    config.keeper = vec![std::env::current_exe()?, "keep".into(), "--".into()];
+    // Only for programs: where this one is cannot be told everywhere (a container without /proc).
+    if config.routes.iter().any(|route| route.command.is_some()) {
+        config.keeper = vec![std::env::current_exe()?, "keep".into(), "--".into()];
+    }
     config.apply(Overrides::from_env(&|name| std::env::var(name).ok())?);
     let Arguments { listen, admin, metrics, store, key_ring, state_dir, stateless, salvage, .. } = arguments;
     let key_ring = key_ring.map(KeyRingPlace::File);
