@@ -13,6 +13,7 @@
 mod closed;
 pub(crate) mod file;
 mod frame;
+pub(crate) mod job;
 pub(crate) mod salvage;
 mod tables;
 mod writer;

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::file::Condition;
 use super::tables::Tables;
-use super::{Handle, Shared, closed, file};
+use super::{Handle, Shared, closed, file, job};
 use crate::StoreError;
 use crate::record::{Millis, RecordKey};
 use crate::watch::{Changed, Changes};
@@ -27,7 +27,7 @@ const TOUCHES_WAIT: Duration = Duration::from_secs(5);
 /// What the writer is asked to do.
 pub(super) enum Command {
     /// One write.
-    Write(Box<dyn Job>),
+    Write(Job),
     /// Flush the touches, release the file, and stop.
     Close(oneshot::Sender<Result<(), StoreError>>),
 }
@@ -38,47 +38,15 @@ impl Command {
         work: impl FnOnce(&mut Tables<'_>) -> Result<T, redb::Error> + Send + 'static,
         room: OwnedSemaphorePermit,
     ) -> (Command, oneshot::Receiver<Result<T, StoreError>>) {
-        let (answer, answered) = oneshot::channel();
-        let job = Write { work: Some(work), result: None, answer, _room: room };
-        (Command::Write(Box::new(job)), answered)
+        let (write, answered) = job::Write::new(work, room);
+        (Command::Write(Box::new(write)), answered)
     }
 }
 
-/// A write that waits for its commit, whatever it writes and returns.
-pub(super) trait Job: Send {
-    /// Does the work in the transaction, and keeps its result.
-    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<(), redb::Error>;
-    /// Answers with that result, or with why the transaction failed.
-    fn answer(self: Box<Self>, committed: Result<(), StoreError>);
-}
+/// A write in the tables of this file.
+pub(super) type Job = Box<dyn for<'txn> job::Job<Tables<'txn>>>;
 
-type Jobs = Vec<Box<dyn Job>>;
-
-struct Write<T, F> {
-    work: Option<F>,
-    result: Option<T>,
-    answer: oneshot::Sender<Result<T, StoreError>>,
-    _room: OwnedSemaphorePermit,
-}
-
-impl<T, F> Job for Write<T, F>
-where
-    T: Send,
-    F: FnOnce(&mut Tables<'_>) -> Result<T, redb::Error> + Send,
-{
-    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<(), redb::Error> {
-        if let Some(work) = self.work.take() {
-            self.result = Some(work(tables)?);
-        }
-        Ok(())
-    }
-
-    fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
-        let Write { result, answer, .. } = *self;
-        // An error only means that the caller has gone.
-        let _ = answer.send(committed.and_then(|()| result.ok_or(StoreError::Closed)));
-    }
-}
+type Jobs = Vec<Job>;
 
 /// The thread's own part. Dropped in this order: who learns from the queue that the writer has gone may open
 /// the same directory at once.
@@ -191,7 +159,7 @@ impl Writer {
     /// The transaction itself; returns what changed. An error anywhere undoes all of it.
     fn transact(
         &self,
-        jobs: &mut [Box<dyn Job>],
+        jobs: &mut [Job],
         touches: &[(RecordKey, Millis)],
     ) -> Result<Vec<Changed>, StoreError> {
         if matches!(*self.shared.handle(), Handle::Failed(_)) {

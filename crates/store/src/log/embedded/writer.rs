@@ -14,6 +14,7 @@ use super::Shared;
 use super::tables::Tables;
 use crate::StoreError;
 use crate::embedded::file::{guarded, private};
+use crate::embedded::job;
 
 /// Writes that share one commit at most.
 const BATCH: usize = 256;
@@ -23,7 +24,7 @@ const CACHE: usize = 8 << 20;
 /// What the writer is asked to do.
 pub(super) enum Command {
     /// One write.
-    Write(Box<dyn Job>),
+    Write(Job),
     /// Release the file, and stop.
     Close(oneshot::Sender<()>),
 }
@@ -34,45 +35,13 @@ impl Command {
         work: impl FnOnce(&mut Tables<'_>) -> Result<T, redb::Error> + Send + 'static,
         room: OwnedSemaphorePermit,
     ) -> (Command, oneshot::Receiver<Result<T, StoreError>>) {
-        let (answer, answered) = oneshot::channel();
-        let job = Write { work: Some(work), result: None, answer, _room: room };
-        (Command::Write(Box::new(job)), answered)
+        let (write, answered) = job::Write::new(work, room);
+        (Command::Write(Box::new(write)), answered)
     }
 }
 
-/// A write that waits for its commit, whatever it writes and returns.
-pub(super) trait Job: Send {
-    /// Does the work in the transaction, and keeps its result.
-    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<(), redb::Error>;
-    /// Answers with that result, or with why the transaction failed.
-    fn answer(self: Box<Self>, committed: Result<(), StoreError>);
-}
-
-struct Write<T, F> {
-    work: Option<F>,
-    result: Option<T>,
-    answer: oneshot::Sender<Result<T, StoreError>>,
-    _room: OwnedSemaphorePermit,
-}
-
-impl<T, F> Job for Write<T, F>
-where
-    T: Send,
-    F: FnOnce(&mut Tables<'_>) -> Result<T, redb::Error> + Send,
-{
-    fn apply(&mut self, tables: &mut Tables<'_>) -> Result<(), redb::Error> {
-        if let Some(work) = self.work.take() {
-            self.result = Some(work(tables)?);
-        }
-        Ok(())
-    }
-
-    fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
-        let Write { result, answer, .. } = *self;
-        // An error only means that the caller has gone.
-        let _ = answer.send(committed.and_then(|()| result.ok_or(StoreError::Closed)));
-    }
-}
+/// A write in the tables of this file.
+pub(super) type Job = Box<dyn for<'txn> job::Job<Tables<'txn>>>;
 
 /// The thread's own part.
 pub(super) struct Writer {
@@ -126,7 +95,7 @@ impl Writer {
     }
 
     /// Applies `jobs` in one transaction, commits it, and answers. Breaks after a panic, with the file closed.
-    fn commit(&self, mut jobs: Vec<Box<dyn Job>>) -> ControlFlow<()> {
+    fn commit(&self, mut jobs: Vec<Job>) -> ControlFlow<()> {
         let Ok(result) = catch_unwind(AssertUnwindSafe(|| self.transact(&mut jobs))) else {
             tracing::error!(path = %self.shared.path.display(), "the writer of the event log panicked and stops");
             let _ = catch_unwind(AssertUnwindSafe(|| self.shared.replace(None)));
@@ -144,7 +113,7 @@ impl Writer {
         ControlFlow::Continue(())
     }
 
-    fn transact(&self, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+    fn transact(&self, jobs: &mut [Job]) -> Result<(), StoreError> {
         let is_open = self.shared.database.read().unwrap_or_else(PoisonError::into_inner).is_some();
         if !is_open {
             self.reopen();
