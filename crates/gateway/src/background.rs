@@ -134,7 +134,7 @@ async fn is_used_elsewhere(core: &Rc<Core>, session: &Arc<Session>, now: Millis)
     if !app.store.is_shared() || session.expires <= now {
         return false;
     }
-    let lapses = millis(app.config.sessions.idle + touch_every(&app.config.sessions));
+    let lapses = lapses(&app.config.sessions);
     match app.store.get(session.key, now).await {
         Ok(Some(stored)) if stored.touched.0.saturating_add(lapses) > now.0 => {
             app.sessions.remove(session);
@@ -148,6 +148,11 @@ async fn is_used_elsewhere(core: &Rc<Core>, session: &Arc<Session>, now: Millis)
     }
 }
 
+/// After how long without use on record, in milliseconds, a session that another replica may have in use is idle.
+fn lapses(sessions: &config::Sessions) -> u64 {
+    millis(sessions.idle + touch_every(sessions))
+}
+
 /// How often use is written down. Others may take a session for idle that was used since.
 fn touch_every(sessions: &config::Sessions) -> Duration {
     TOUCH_EVERY.min(sessions.idle / 2)
@@ -156,7 +161,7 @@ fn touch_every(sessions: &config::Sessions) -> Duration {
 /// The same for a page of records: of sessions that an earlier process left, or that had to leave memory.
 async fn release_forgotten(core: &Rc<Core>, after: Option<Cursor>, now: Millis) -> Option<Cursor> {
     let app = &core.app;
-    let lapses = millis(app.config.sessions.idle + touch_every(&app.config.sessions));
+    let lapses = lapses(&app.config.sessions);
     let page = match app.store.list(after, FORGOTTEN_BATCH, now).await {
         Ok(page) => page,
         Err(error) => {

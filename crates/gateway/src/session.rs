@@ -118,19 +118,7 @@ impl Session {
         principal: [u8; 16],
         params: &InitializeParams,
     ) -> Self {
-        let now = app.effects.now();
-        let expires = Millis(now.0.saturating_add(millis(app.config.sessions.absolute)));
-        let record = Record {
-            kind: if kind == Kind::Keyed { RecordKind::Keyed } else { RecordKind::Issued },
-            route: route.digest,
-            principal,
-            created: now,
-            expires,
-            state: State::Open { binding: None, generation: 0, lease: None },
-            initialize: app.texts.share(&params.raw),
-            initialized: false,
-            restore: Vec::new(),
-        };
+        let record = new_record(app, kind, route, principal, params);
         Self::with(app, kind, route, key, Known::new(record, None), Slot::Empty { generation: 0 })
     }
 
@@ -209,6 +197,29 @@ impl Session {
         let mut found = calls.iter().filter(|call| &*call.theirs == theirs);
         let first = found.next()?;
         found.next().is_none().then(|| first.ours.to_string())
+    }
+}
+
+/// The record of a session that begins now.
+fn new_record(
+    app: &App,
+    kind: Kind,
+    route: &Route,
+    principal: [u8; 16],
+    params: &InitializeParams,
+) -> Record {
+    let now = app.effects.now();
+    let expires = Millis(now.0.saturating_add(millis(app.config.sessions.absolute)));
+    Record {
+        kind: if kind == Kind::Keyed { RecordKind::Keyed } else { RecordKind::Issued },
+        route: route.digest,
+        principal,
+        created: now,
+        expires,
+        state: State::Open { binding: None, generation: 0, lease: None },
+        initialize: app.texts.share(&params.raw),
+        initialized: false,
+        restore: Vec::new(),
     }
 }
 
@@ -320,7 +331,7 @@ pub async fn announce(
     if !app.store.is_shared() || app.sessions.get(&key).is_some() {
         return Ok(());
     }
-    let mut record = Session::new(app, kind, &arrived.route, key, arrived.caller.principal, params).record();
+    let mut record = new_record(app, kind, &arrived.route, arrived.caller.principal, params);
     record.expires = record.expires.min(Millis(app.effects.now().0.saturating_add(millis(ANNOUNCED))));
     match app.store.put_if(key, None, record, app.effects.now()).await {
         Ok(_) => Ok(()),

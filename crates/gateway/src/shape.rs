@@ -143,6 +143,18 @@ pub async fn request(
     }
 }
 
+/// Carries a message in the place of the one that arrived, whose line in the access log tells of both.
+async fn carry_for(
+    core: &Rc<Core>,
+    arrived: &Arrived,
+    sibling: &Arrived,
+    held: &Held,
+) -> Result<Response<ReplyBody>, Fault> {
+    let answered = carry(core, sibling, held).await;
+    arrived.seen.take(&sibling.seen);
+    answered
+}
+
 /// The tool list, rewritten; whole where the profile says how long it may be.
 async fn tools_list(
     core: &Rc<Core>,
@@ -152,9 +164,8 @@ async fn tools_list(
 ) -> Result<Response<ReplyBody>, Fault> {
     let limit = core.app.config.limits.answer_bytes;
     let sibling = arrived.with_message(held.body.clone(), None)?.in_json();
-    let answered = carry(core, &sibling, held).await;
-    arrived.seen.take(&sibling.seen);
-    let (response, body) = reply::gathered(answered?, limit).await?;
+    let answered = carry_for(core, arrived, &sibling, held).await?;
+    let (response, body) = reply::gathered(answered, limit).await?;
     let Some((tools, mut result)) = page(&body) else {
         // An error passes. A list that cannot be read does not: what is denied may be in it.
         return if result_of(&body).is_some() {
@@ -252,9 +263,7 @@ async fn tools_call(
             let body = splice(&held.body, &mut [Edit::replace(at, quoted.as_bytes())]);
             let sibling = arrived.with_message(body.into(), Some(&name))?;
             let Some(held) = sibling.held() else { return Err(Fault::UpstreamGarbled) };
-            let answered = carry(core, &sibling, held).await;
-            arrived.seen.take(&sibling.seen);
-            answered?
+            carry_for(core, arrived, &sibling, held).await?
         }
     };
     fitting(held, shape, answered, limit).await

@@ -10,6 +10,7 @@ pub mod http;
 mod many;
 mod sending;
 mod socket;
+pub mod tunnel;
 
 use std::borrow::Cow;
 use std::rc::Rc;

@@ -12,7 +12,8 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use throughline_gateway::config::Proxy;
 use throughline_gateway::sockets;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use throughline_gateway::upstream::tunnel::{self, Said};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -20,9 +21,6 @@ use super::{CONNECT, Endpoint};
 
 /// What sends requests on a connection, one at a time.
 pub(crate) type Sender = http1::SendRequest<Full<Bytes>>;
-
-/// Longest answer of a proxy to CONNECT, in bytes.
-const MAX_PROXY_HEAD: usize = 8 * 1024;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -61,31 +59,16 @@ impl Endpoint {
         handshake(connector.connect(name.clone(), stream).await?).await
     }
 
-    /// Asks a proxy for a tunnel (RFC 9110, 9.3.6).
+    /// Has a proxy open a tunnel.
     async fn tunnel(&self, stream: &mut TcpStream, proxy: &Proxy) -> io::Result<()> {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        let place = format!("{host}:{}", self.port);
-        let mut request = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n").into_bytes();
-        if let Some(authorization) = &proxy.authorization {
-            request.extend_from_slice(b"Proxy-Authorization: ");
-            request.extend_from_slice(authorization.as_bytes());
-            request.extend_from_slice(b"\r\n");
-        }
-        request.extend_from_slice(b"\r\n");
-        stream.write_all(&request).await?;
-        // The server says nothing before it is spoken to, so that nothing follows the proxy's answer.
-        let mut head = Vec::with_capacity(256);
-        while !head.ends_with(b"\r\n\r\n") {
-            if head.len() >= MAX_PROXY_HEAD || stream.read_buf(&mut head).await? == 0 {
-                return Err(io::Error::other("the proxy did not answer CONNECT"));
+        match tunnel::ask(stream, proxy, &self.host, self.port).await? {
+            Said::Status(status) if status.starts_with(b"2") => Ok(()),
+            Said::Status(status) => {
+                let status = String::from_utf8_lossy(&status);
+                Err(io::Error::other(format!("the proxy answered {status} to CONNECT")))
             }
+            Said::NoEnd | Said::Closed => Err(io::Error::other("the proxy did not answer CONNECT")),
         }
-        let status = head.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5)).unwrap_or_default();
-        if status.starts_with(b"2") {
-            return Ok(());
-        }
-        let status = String::from_utf8_lossy(status);
-        Err(io::Error::other(format!("the proxy answered {status} to CONNECT")))
     }
 }
 

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -17,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use super::destination::{Destination, Tls};
 use super::http::SendError;
 use super::socket::{SharedSocket, Socket};
+use super::tunnel::{self, Said};
 use crate::config::Proxy;
 use crate::sockets;
 
@@ -25,8 +25,6 @@ pub(super) const ONE_ATTEMPT: Duration = Duration::from_secs(1);
 /// First pause before a refused connection is tried again; doubled up to [`RETRY_MAX`].
 pub(super) const RETRY_FIRST: Duration = Duration::from_millis(20);
 pub(super) const RETRY_MAX: Duration = Duration::from_millis(500);
-/// Longest answer of a proxy to CONNECT, in bytes.
-const MAX_PROXY_HEAD: usize = 8 * 1024;
 
 /// A new connection, by the protocol that it speaks.
 pub(super) enum Link {
@@ -135,34 +133,21 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for OnThisCore
     }
 }
 
-/// Asks a proxy for a tunnel (RFC 9110, 9.3.6).
+/// Has the proxy open a tunnel.
 async fn tunnel(socket: &mut TcpStream, proxy: &Proxy, to: &Destination) -> Result<(), Failed> {
-    let host = if to.host.contains(':') { format!("[{}]", to.host) } else { to.host.clone() };
-    let place = format!("{host}:{}", to.port);
-    let mut request = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n").into_bytes();
-    if let Some(authorization) = &proxy.authorization {
-        request.extend_from_slice(b"Proxy-Authorization: ");
-        request.extend_from_slice(authorization.as_bytes());
-        request.extend_from_slice(b"\r\n");
-    }
-    request.extend_from_slice(b"\r\n");
-    socket.write_all(&request).await?;
-    // The upstream says nothing before it is spoken to, so that nothing follows the proxy's answer.
-    let mut head = Vec::with_capacity(256);
-    while !head.ends_with(b"\r\n\r\n") {
-        if head.len() >= MAX_PROXY_HEAD {
-            return Err(Failed::ForGood("the proxy's answer to CONNECT has no end".to_owned()));
-        }
-        if socket.read_buf(&mut head).await? == 0 {
-            return Err(Failed::ForNow("the proxy closed the connection".to_owned()));
-        }
-    }
-    let status = head.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5));
-    let status = status.and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or("nothing readable");
-    match status.as_bytes() {
+    let status = match tunnel::ask(socket, proxy, &to.host, to.port).await? {
+        Said::Status(status) => status,
+        Said::NoEnd => return Err(Failed::ForGood("the proxy's answer to CONNECT has no end".to_owned())),
+        Said::Closed => return Err(Failed::ForNow("the proxy closed the connection".to_owned())),
+    };
+    let shown = match std::str::from_utf8(&status) {
+        Ok(digits) if !digits.is_empty() => digits,
+        _ => "nothing readable",
+    };
+    match shown.as_bytes() {
         [b'2', ..] => Ok(()),
         // It did not reach the upstream, which may be coming up.
-        b"502" | b"503" | b"504" => Err(Failed::ForNow(format!("the proxy answered {status} to CONNECT"))),
-        _ => Err(Failed::ForGood(format!("the proxy answered {status} to CONNECT"))),
+        b"502" | b"503" | b"504" => Err(Failed::ForNow(format!("the proxy answered {shown} to CONNECT"))),
+        _ => Err(Failed::ForGood(format!("the proxy answered {shown} to CONNECT"))),
     }
 }
