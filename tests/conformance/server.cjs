@@ -1,8 +1,9 @@
 // A server with everything that the conformance suite asks for, on the official TypeScript SDK.
 //
-//   node server.cjs --port PORT     serves http://127.0.0.1:PORT/mcp, /healthz, /seen
+//   node server.cjs --port PORT [--era legacy|modern|dual]     serves http://127.0.0.1:PORT/mcp, /healthz, /seen
 //
-// It speaks both eras: legacy with sessions, as most servers in the field do, and modern. `/seen` says which
+// It speaks both eras, or one alone: legacy with sessions, as most servers in the field do, and modern. In the legacy
+// era it asks for input by requests of its own, in the modern one by its results. `/seen` says which
 // messages have arrived, so that an answer which somebody else gave in its place can be told from its own.
 //
 // These files are CommonJS because only `require` finds packages through NODE_PATH, and the packages are
@@ -116,14 +117,16 @@ async function serve(request, response) {
   if (pathname !== '/mcp') return refuse(response, 404, -32601, 'Not found');
   const body = request.method === 'POST' ? await read(request) : undefined;
   note(body);
-  if (await isLegacyRequest(await toWebRequest(request, body), body)) {
+  const legacy =
+    values.era === 'dual' ? await isLegacyRequest(await toWebRequest(request, body), body) : values.era === 'legacy';
+  if (legacy) {
     await serveLegacy(request, response, body);
   } else {
     await serveModern(request, response, body);
   }
 }
 
-const { values } = parseArgs({ options: { port: { type: 'string' } } });
+const { values } = parseArgs({ options: { port: { type: 'string' }, era: { type: 'string', default: 'dual' } } });
 http
   .createServer((request, response) => {
     serve(request, response).catch(error => {

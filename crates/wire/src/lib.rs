@@ -10,6 +10,7 @@
 //!   server), [`method`] (names, and what may be sent twice), [`capability`] (a client's capabilities as
 //!   bits), [`headers`] (names and value encoding).
 //! - **Whether the session lives**: [`loss`], the one table of how a lost upstream session looks.
+//! - **Another era**: [`bridge`], messages of a client of one era as a server of the other reads them.
 //! - **What a client can take**: [`profile`], rewrites of tool lists and results for clients that read less.
 //! - **What only we can have made**: [`keyring`] (secrets and rotation), [`seal`] (session ids, stored
 //!   secrets, digests), [`tag`] (values of an upstream, bound to the session and its generation).
@@ -17,6 +18,7 @@
 //! `unsafe` is forbidden and nothing here panics on any input; what is read from the network is read within
 //! bounds.
 
+pub mod bridge;
 pub mod capability;
 pub mod envelope;
 pub mod era;

@@ -100,9 +100,14 @@ impl Upstream {
 
     /// The conformance suite's fixture, on the official TypeScript SDK, which speaks both eras.
     pub(crate) fn conformance() -> Self {
+        Self::conformance_of("dual")
+    }
+
+    /// The same, for clients of this era alone: `legacy`, with sessions and requests to the client, or `modern`.
+    pub(crate) fn conformance_of(era: &str) -> Self {
         let port = free_port();
         let mut command = node::fixture("conformance", "server.cjs");
-        command.extend(["--port".into(), port.to_string().into()]);
+        command.extend(["--port".into(), port.to_string().into(), "--era".into(), era.into()]);
         Self::start(Process::start("upstream (conformance)", &command[0], &command[1..]), port)
     }
 
