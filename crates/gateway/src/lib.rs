@@ -47,6 +47,7 @@ pub mod peer;
 pub mod principal;
 pub mod probe;
 pub mod recover;
+pub mod reload;
 pub mod reply;
 pub mod restore;
 pub mod room;

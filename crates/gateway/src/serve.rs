@@ -25,7 +25,7 @@ use crate::stdio::{self, Bridge};
 use crate::tls::{Tls, TlsError};
 use crate::tokens::Verifier;
 use crate::upstream::http::TIDY_EVERY;
-use crate::upstream::{destination, fleet::watch};
+use crate::upstream::{certificates, destination, fleet::watch};
 use crate::{background, listener, status};
 
 /// How long work that no client waits for may go on after the last connection is done.
@@ -243,6 +243,7 @@ impl Worker {
                 tokio::task::spawn_local(LiveKeys::watch(Arc::clone(&core.app)));
                 tokio::task::spawn_local(status::sample(Arc::clone(&core.app)));
                 watch::start(&core);
+                tokio::task::spawn_local(certificates::watch(Arc::clone(&core.app)));
             }
             tokio::task::spawn_local(tidy_pools(Rc::clone(&core)));
             if let (0, Some(tls)) = (self.index, self.tls.clone()) {

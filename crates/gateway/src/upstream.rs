@@ -2,6 +2,7 @@
 //! beginning of an answer that decides whether the session is lost.
 
 mod certainty;
+pub mod certificates;
 mod connect;
 pub mod cookies;
 pub mod destination;
