@@ -15,6 +15,7 @@ use crate::account::Accounts;
 use crate::config::{self, Config};
 use crate::deadlines::Deadlines;
 use crate::effects::Effects;
+use crate::front::sse2024::Channels;
 use crate::grants::Grants;
 use crate::initialize::InitializeCache;
 use crate::keys::LiveKeys;
@@ -62,6 +63,8 @@ pub struct App {
     pub accounts: Accounts,
     /// Streams toward clients that can be resumed.
     pub outlets: Outlets,
+    /// Streams of clients that speak HTTP with SSE.
+    pub channels: Channels,
     /// How many requests there were lately.
     pub history: Mutex<History>,
     /// Calls that go on without their client.
@@ -135,6 +138,7 @@ impl App {
             tokens,
             accounts: Accounts::default(),
             outlets: Outlets::default(),
+            channels: Channels::default(),
             history: Mutex::default(),
             detached: Arc::default(),
             room: Room::default(),

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use crate::app::Core;
 use crate::classify::{self, Arrived, Held, OnDisconnect, What};
 use crate::error::Fault;
-use crate::front::rest;
+use crate::front;
 use crate::peer::Peer;
 use crate::reply::{self, Asked, GoesOn, ReplyBody};
 use crate::session::{self, Holding};
@@ -20,8 +20,8 @@ pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) ->
     if let Some(asked) = metadata::asked(&core.app, peer, &parts) {
         return Box::pin(metadata::answer(&core, &asked)).await;
     }
-    if let Some(asked) = rest::asked(&core.app, parts.uri.path()) {
-        return Box::pin(rest::answer(core, peer, asked, parts, body)).await;
+    if let Some(asked) = front::asked(&core.app, parts.uri.path()) {
+        return Box::pin(front::answer(core, peer, asked, parts, body)).await;
     }
     match classify::classify(&core, peer, parts, &mut body).await {
         Err(refused) => {

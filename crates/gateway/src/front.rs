@@ -2,3 +2,42 @@
 //! comes of those.
 
 pub mod rest;
+pub mod sse2024;
+
+use std::rc::Rc;
+
+use http::Response;
+use http::request::Parts;
+use hyper::body::Incoming;
+
+use crate::app::{App, Core};
+use crate::peer::Peer;
+use crate::reply::ReplyBody;
+
+/// A request for one of them.
+pub enum Asked {
+    /// Plain REST.
+    Rest(rest::Asked),
+    /// The transport of revision 2024-11-05.
+    Sse2024(sse2024::Asked),
+}
+
+/// Whether a request at this path is for one of them.
+pub fn asked(app: &App, path: &str) -> Option<Asked> {
+    let rest = rest::asked(app, path).map(Asked::Rest);
+    rest.or_else(|| sse2024::asked(app, path).map(Asked::Sse2024))
+}
+
+/// Answers it.
+pub async fn answer(
+    core: Rc<Core>,
+    peer: Peer,
+    asked: Asked,
+    parts: Parts,
+    body: Incoming,
+) -> Response<ReplyBody> {
+    match asked {
+        Asked::Rest(asked) => rest::answer(core, peer, asked, parts, body).await,
+        Asked::Sse2024(asked) => sse2024::answer(core, peer, asked, parts, body).await,
+    }
+}

@@ -255,6 +255,19 @@ pub enum Welcome {
 
 /// Answers a client's `initialize`.
 pub async fn answer(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Welcome, Fault> {
+    answer_in(core, arrived, held, None).await
+}
+
+/// The same for a client that holds its session's id already: the session of this key begins.
+///
+/// # Errors
+/// As [`answer`].
+pub async fn answer_in(
+    core: &Rc<Core>,
+    arrived: &Arrived,
+    held: &Held,
+    own: Option<RecordKey>,
+) -> Result<Welcome, Fault> {
     let app = &core.app;
     let params = Arc::new(InitializeParams::read(held.raw_params().ok_or(Fault::InitializeParams)?)?);
     let id = held.raw_id().unwrap_or("null");
@@ -279,7 +292,7 @@ pub async fn answer(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<W
         session::announce(core, arrived, Kind::Keyed, key, &params.without_capabilities()).await?;
     }
     let token = SessionToken {
-        id: app.effects.bytes(),
+        id: own.map_or_else(|| app.effects.bytes(), |key| key.0),
         route: arrived.route.digest,
         principal: arrived.caller.principal,
         issued_at: u32::try_from(app.effects.now().0 / 1000).unwrap_or(u32::MAX),

@@ -33,6 +33,12 @@ pub fn unescaped(text: &str) -> Option<String> {
     String::from_utf8(plain).ok()
 }
 
+/// A parameter of a query, without its escapes.
+pub fn parameter(query: &str, name: &str) -> Option<String> {
+    let value = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(found, _)| *found == name)?.1;
+    unescaped(&value.replace('+', " "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,7 +17,7 @@ use super::{Asked, CutOff, ReplyBody, answer_upstream};
 use crate::app::Core;
 use crate::binding::Bound;
 use crate::call::Translate;
-use crate::classify::OnDisconnect;
+use crate::classify::{Accepts, OnDisconnect};
 use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::outlet::answer::{self, Beginning};
@@ -243,7 +243,9 @@ impl Drop for Relay {
 impl Events {
     /// Whether the client can come back for what is still to come: the binding that it comes from.
     fn outlasts(&self, asked: &Asked<'_>) -> Option<Arc<Bound>> {
-        let resumable = matches!(self.translate, Translate::Tagged(_)) && !self.answered;
+        let resumable = matches!(self.translate, Translate::Tagged(_))
+            && !self.answered
+            && asked.accepts == Accepts::Streams;
         self.bound.clone().filter(|_| resumable && asked.on_disconnect == OnDisconnect::KeepReading)
     }
 

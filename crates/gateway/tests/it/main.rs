@@ -37,6 +37,7 @@ mod restored;
 mod resumption;
 mod setup_calls;
 mod single_flight;
+mod sse2024;
 mod stateless;
 mod status;
 mod streams;
