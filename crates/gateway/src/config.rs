@@ -105,6 +105,8 @@ pub struct Config {
     pub admin_token: Option<AdminToken>,
     /// Where counts and health are shown to other machines. Default: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// What this instance is called, where it says who answered. Default (`None`): a random name, new at each start.
+    pub instance: Option<String>,
     /// Whether each request is logged, in a line of its own. Default: yes.
     pub access_log: bool,
     /// How much a peer may send or hold.
@@ -322,6 +324,7 @@ impl Config {
             workers,
             allowed_hosts,
             stateless,
+            instance,
             proxies,
         } = overrides;
         self.admin = admin.or_else(|| self.admin.take());
@@ -339,6 +342,7 @@ impl Config {
         }
         self.state_dir = state_dir.or_else(|| self.state_dir.take());
         self.workers = workers.or(self.workers);
+        self.instance = instance.or_else(|| self.instance.take());
         if let Some(hosts) = allowed_hosts {
             self.allowed_hosts = hosts;
         }
@@ -433,6 +437,7 @@ impl Config {
             admin: None,
             admin_token: None,
             metrics: None,
+            instance: None,
             access_log: true,
             limits: Limits::default(),
             timeouts: Timeouts::default(),

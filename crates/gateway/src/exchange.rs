@@ -36,8 +36,8 @@ pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) ->
     }
 }
 
-async fn answer(core: Rc<Core>, arrived: Arrived) -> Response<ReplyBody> {
-    let present = tally::enter(&core);
+async fn answer(core: Rc<Core>, mut arrived: Arrived) -> Response<ReplyBody> {
+    let present = tally::enter(&core, &mut arrived);
     let mut response = outcome(&core, &arrived).await.unwrap_or_else(|fault| {
         let id = arrived.held().and_then(Held::raw_id);
         reply::fault(&core.app, &fault, id)

@@ -55,6 +55,7 @@ pub mod serve;
 pub mod session;
 pub mod shape;
 pub mod sockets;
+pub mod spans;
 pub mod status;
 pub mod stdio;
 pub mod tally;

@@ -9,18 +9,20 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use throughline_store::{Salvaged, Store, StoreError};
+use throughline_telemetry::{Telemetry, Teller};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
 use crate::admin;
-use crate::app::{App, Core};
+use crate::app::{App, Core, Made};
 use crate::config::{self, AdminAddress, Config, ConfigErrors, KeyRingPlace, StoreUrl, default_state_dir};
 use crate::effects::Effects;
 use crate::grants::Grants;
 use crate::keys::{self, KeysError, LiveKeys};
 use crate::lookout::Lookout;
+use crate::metrics::push;
 use crate::stdio::{self, Bridge};
 use crate::tls::{Tls, TlsError};
 use crate::tokens::Verifier;
@@ -110,6 +112,7 @@ pub struct Gateway {
     app: Arc<App>,
     workers: Vec<JoinHandle<()>>,
     bridges: Vec<Bridge>,
+    telemetry: Option<Telemetry>,
 }
 
 impl Gateway {
@@ -137,12 +140,24 @@ impl Gateway {
         let lookout = config.metrics.map(Lookout::open).transpose()?;
         let room = Arc::new(Semaphore::new(config.limits.connections + workers));
         config.listen = address;
-        let app = App::new(config, destinations, effects, keys, store, tokens, grants);
+        let process = data_encoding::HEXLOWER.encode(&effects.bytes::<4>());
+        let telemetry = Telemetry::from_env(Teller {
+            service: "throughline",
+            version: env!("CARGO_PKG_VERSION"),
+            instance: config.instance.as_ref().unwrap_or(&process),
+        });
+        let tracer = telemetry.as_ref().and_then(Telemetry::tracer);
+        let made = Made { destinations, tokens, grants, tracer, process };
+        let app = App::new(config, effects, keys, store, made);
+        if let Some(meter) = telemetry.as_ref().and_then(Telemetry::meter) {
+            push::push(&app, &meter);
+        }
         runtime()?.block_on(watch::first_look(&app));
         let at = admin.as_ref().map(|door| door.address.clone());
         let metrics = lookout.as_ref().map(|lookout| lookout.address);
+        let (workers, app_of_all) = (Vec::new(), Arc::clone(&app));
         let mut started =
-            Gateway { address, admin: at, metrics, app: Arc::clone(&app), workers: Vec::new(), bridges };
+            Gateway { address, admin: at, metrics, app: app_of_all, workers, bridges, telemetry };
         if let Some(lookout) = lookout {
             let (app, runtime) = (Arc::clone(&app), runtime()?);
             let thread = std::thread::Builder::new().name("metrics".to_owned());
@@ -198,6 +213,9 @@ impl Gateway {
         let closed = runtime().map(|runtime| runtime.block_on(self.app.store.close()));
         if let Ok(Err(error)) = closed {
             tracing::error!(%error, "the store was not closed");
+        }
+        if let Some(telemetry) = self.telemetry {
+            telemetry.shut_down();
         }
     }
 }

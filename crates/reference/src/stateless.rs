@@ -12,6 +12,7 @@ mod keys;
 mod primes;
 mod schemas;
 mod server;
+mod spans;
 mod standard_headers;
 mod tally;
 mod tools;
@@ -30,6 +31,7 @@ use axum::serve::ListenerExt;
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use throughline_status::Fact;
+use throughline_telemetry::{Meter, Tracer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -79,6 +81,10 @@ pub struct StatelessConfig {
     pub computations: usize,
     /// How often the clock tells its subscribers that it has changed.
     pub clock_tick: Duration,
+    /// What begins the spans of requests; None where traces are not exported.
+    pub tracer: Option<Tracer>,
+    /// What is told the figures of the status page; None where metrics are not exported.
+    pub meter: Option<Meter>,
     /// How long requests may still take after the server has been told to stop.
     pub grace: Duration,
 }
@@ -100,6 +106,8 @@ impl Default for StatelessConfig {
             body_patience: Duration::from_secs(30),
             computations: std::thread::available_parallelism().map_or(1, usize::from),
             clock_tick: Duration::from_secs(10),
+            tracer: None,
+            meter: None,
             grace: Duration::from_secs(10),
         }
     }
@@ -156,6 +164,9 @@ pub async fn serve(
     let streams_end = CancellationToken::new();
     let server = Arc::new(Server::new(&config, stopping.clone())?);
     let figures = server.figures.clone();
+    if let Some(meter) = &config.meter {
+        spans::push(&figures, meter);
+    }
     let router = router(&config, server, streams_end.clone());
     // An answer may go out in two pieces; without this the second waits 40 ms for the first to be acknowledged.
     let listener = listener.tap_io(|stream| {

@@ -159,7 +159,7 @@ fn what_cannot_be_is_said_without_the_keys() {
         ),
         ("PORT=http", &[][..], "PORT is \"http\", which is no port"),
         ("A=B", &["--stateful", "--era", "modern"][..], "2026-07-28 has no sessions"),
-        ("A=B", &["--instance", "a b"][..], "--instance must be 1 to 128 printable ASCII characters"),
+        ("A=B", &["--instance", "a b"][..], "a name has 1 to 128 printable ASCII characters"),
     ] {
         let output = Command::new("env")
             .args([environment, env!("CARGO_BIN_EXE_throughline"), "reference"])

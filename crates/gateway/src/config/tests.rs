@@ -187,6 +187,7 @@ fn every_key_is_read() {
         admin: Some(AdminAddress::Unix("/run/tl.sock".into())),
         admin_token: None,
         metrics: Some("[::]:9464".parse().unwrap()),
+        instance: None,
         access_log: false,
         workers: NonZeroUsize::new(3),
         state_dir: Some("/var/lib/tl".into()),
