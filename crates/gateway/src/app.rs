@@ -20,6 +20,7 @@ use crate::front::sse2024::Channels;
 use crate::grants::Grants;
 use crate::initialize::InitializeCache;
 use crate::keys::LiveKeys;
+use crate::lists::Lists;
 use crate::metadata;
 use crate::metrics::{Metrics, RouteCounts, Shard, StoreOperation};
 use crate::outlet::Outlets;
@@ -95,6 +96,8 @@ pub struct Route {
     pub initialize: InitializeCache,
     /// Which era the upstream speaks.
     pub era: EraCache,
+    /// Lists that need not be asked for again.
+    pub lists: Lists,
     /// What its profile and its selection of tools change; None where they change nothing.
     pub shape: Option<Shape>,
     /// The tokens that its requests carry; None where they carry none.
@@ -132,6 +135,7 @@ impl App {
                     index,
                     digest: first(&digest),
                     initialize: InitializeCache::default(),
+                    lists: Lists::default(),
                     era: EraCache::default(),
                     shape: Shape::of(route),
                     grants,

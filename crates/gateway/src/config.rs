@@ -10,6 +10,7 @@
 //! and a test holds the two together.
 
 mod admin;
+mod cache;
 mod callers;
 mod command;
 mod error;
@@ -35,6 +36,7 @@ use std::time::Duration;
 use crate::peer::Network;
 
 pub use admin::{AdminAddress, AdminToken};
+pub use cache::Cache;
 pub use callers::{ApiKey, CallerProxy, Callers, Conversation, KeyKind};
 pub use command::Command;
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};

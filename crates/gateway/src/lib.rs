@@ -37,6 +37,7 @@ pub mod keys;
 pub mod lease;
 pub mod listen;
 pub mod listener;
+pub mod lists;
 pub mod lookout;
 pub mod metadata;
 pub mod metrics;

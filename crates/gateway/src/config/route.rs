@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use throughline_wire::profile::{Profile, list::Selection};
 
-use super::{Command, Grant, Header, Rest, place};
+use super::{Cache, Command, Grant, Header, Rest, place};
 
 /// URLs of one route at most.
 pub const MAX_ENDPOINTS: usize = 64;
@@ -65,6 +65,8 @@ pub struct Route {
     pub tools: Selection,
     /// `rest`: the REST face.
     pub rest: Rest,
+    /// `cache`: what is kept of the upstream's lists.
+    pub cache: Cache,
     /// `on_store_miss`: what becomes of a valid session id without a record. Default [`OnStoreMiss::Rebuild`].
     pub on_store_miss: OnStoreMiss,
     /// `on_store_failure`: what becomes of sessions while the store is away. Default [`OnStoreFailure::Serve`].
@@ -105,6 +107,7 @@ impl Route {
             profile: None,
             tools: Selection::default(),
             rest: Rest::default(),
+            cache: Cache::default(),
             on_store_miss: OnStoreMiss::Rebuild,
             on_store_failure: OnStoreFailure::Serve,
             unsafe_after_loss: UnsafeAfterLoss::Replay,

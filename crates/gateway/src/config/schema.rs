@@ -10,6 +10,7 @@ use http::{HeaderName, Uri};
 use throughline_wire::profile::list::Selection;
 use toml::de::{DeTable, Error};
 
+use super::cache::CACHE;
 use super::callers;
 use super::grant::{self, GRANT};
 use super::read::{Field, Key, Reader};
@@ -149,6 +150,9 @@ const ROUTE: &[Key<Route>] = &[
     Key::new("rest", |r, f| {
         f.table(&mut r.rest, REST);
     }),
+    Key::new("cache", |r, f| {
+        f.table(&mut r.cache, CACHE);
+    }),
     Key::new("on_store_miss", |r, f| {
         let choices = [("rebuild", OnStoreMiss::Rebuild), ("not-found", OnStoreMiss::NotFound)];
         f.choice(&mut r.on_store_miss, &choices);
@@ -189,6 +193,7 @@ pub(super) fn known_keys() -> Vec<String> {
         of("upstream.", ROUTE),
         of("upstream.tools.", TOOLS),
         of("upstream.rest.", REST),
+        of("upstream.cache.", CACHE),
         of("upstream.token.", GRANT),
         of("upstream.restore.", RESTORE),
         of("tls.", TLS),

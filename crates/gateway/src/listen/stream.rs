@@ -372,6 +372,7 @@ impl Stream {
         let data = frame.data().filter(|data| !data.is_empty())?;
         if frame.is_message() {
             self.session.told(&data);
+            self.session.route.lists.heard(&data);
         }
         let tagger = Tagger::new(&self.core.app, &self.bound);
         let changed = match frame.is_message().then(|| tagger.outward(&data)) {

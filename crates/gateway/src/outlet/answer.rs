@@ -309,6 +309,7 @@ impl Answer {
         let changed = match frame.is_message() {
             true => {
                 self.answered |= is_response(&data);
+                self.session.route.lists.heard(&data);
                 self.tagger.outward(&data)
             }
             false => Outward::Keep,
