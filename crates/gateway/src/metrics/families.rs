@@ -133,9 +133,8 @@ pub const FAMILIES: [Family; 19] = [
         help: "Requests refused before they were understood: unknown path, bad Host or Origin, no key",
         kind: Kind::Counter,
         read: |of, to| {
-            for class in 0..CLASSES {
-                let count = of.count(|shard| &shard.refused[class]);
-                counted(to, &[("status", CLASS_NAMES[class])], count);
+            for (class, status) in CLASS_NAMES.iter().enumerate() {
+                counted(to, &[("status", status)], of.count(|shard| &shard.refused[class]));
             }
         },
     },
