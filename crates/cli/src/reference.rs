@@ -10,7 +10,7 @@ use clap::{ValueEnum, value_parser};
 use http::HeaderName;
 use throughline_reference::counter::{self, CounterConfig};
 use throughline_reference::instance::Instance;
-use throughline_reference::stateless::{self, Hosts, Keys, StandardHeaders, StatelessConfig};
+use throughline_reference::stateless::{self, Hosts, Keys, StandardHeaders, StatelessConfig, TallyStore};
 use throughline_telemetry::{Telemetry, Teller};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -81,6 +81,10 @@ struct Stateless {
         default_value = "throughline-reference"
     )]
     audience: String,
+    /// Keep the totals of tallies in this Redis, redis://HOST:PORT, instead of in their handles: each handle is then good
+    /// once.
+    #[arg(long, value_name = "URL", env = "THROUGHLINE_REFERENCE_TALLY_STORE", hide_env_values = true)]
+    tally_store: Option<TallyStore>,
     /// How long the handle of a tally is good, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 86_400, value_parser = value_parser!(u64).range(1..=31_536_000))]
     handle_lifetime: u64,
@@ -182,6 +186,7 @@ fn config(
         },
         keys,
         audience: arguments.audience,
+        tally_store: arguments.tally_store,
         handle_lifetime: Duration::from_secs(arguments.handle_lifetime),
         principal_header: arguments.principal_header.or(app_service),
         hosts: if hosts.iter().any(|host| host == "*") { Hosts::Any } else { Hosts::Named(hosts) },

@@ -41,6 +41,7 @@ use intake::{Intake, LARGEST_BODY, take_in};
 pub use keys::{BadKeys, Keys};
 use server::Server;
 pub use standard_headers::StandardHeaders;
+pub use tally::TallyStore;
 
 /// Says which instance has answered, for those who look at headers only.
 const INSTANCE: HeaderName = HeaderName::from_static("throughline-instance");
@@ -64,6 +65,8 @@ pub struct StatelessConfig {
     pub keys: Keys,
     /// Whom handles are for: servers with the same keys and another audience refuse them.
     pub audience: String,
+    /// Where totals are kept; None for in their handles.
+    pub tally_store: Option<TallyStore>,
     /// How long a handle is good.
     pub handle_lifetime: Duration,
     /// The header in which a proxy that all requests come through names the caller; handles are then good for that
@@ -98,6 +101,7 @@ impl Default for StatelessConfig {
             standard_headers: StandardHeaders::default(),
             keys: Keys::random(),
             audience: "throughline-reference".to_owned(),
+            tally_store: None,
             handle_lifetime: Duration::from_secs(24 * 3600),
             principal_header: None,
             hosts: Hosts::Named(Vec::new()),

@@ -133,9 +133,8 @@ pub const FAMILIES: [Family; 19] = [
         help: "Requests refused before they were understood: unknown path, bad Host or Origin, no key",
         kind: Kind::Counter,
         read: |of, to| {
-            for (class, name) in CLASS_NAMES.iter().enumerate() {
-                let count = of.count(|shard| &shard.refused[class]);
-                counted(to, &[("status", name)], count);
+            for (class, status) in CLASS_NAMES.iter().enumerate() {
+                counted(to, &[("status", status)], of.count(|shard| &shard.refused[class]));
             }
         },
     },

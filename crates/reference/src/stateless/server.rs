@@ -77,7 +77,7 @@ impl Server {
             instance: config.instance.clone(),
             host: config.host.clone(),
             figures: Arc::new(Figures::new(tools.iter().map(|tool| tool.name.to_string()))),
-            tallies: Tallies::new(config.keys.clone(), config.audience.clone(), config.handle_lifetime),
+            tallies: Tallies::new(config)?,
             workshop: Workshop::new(config.computations),
             principal_header: config.principal_header.clone(),
             era: config.era,
