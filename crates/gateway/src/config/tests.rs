@@ -140,6 +140,7 @@ warm = "5s"
 url = "http://[::1]:3000"
 [routes.files-2]
 url = ["https://files.internal/x?y=1", "https://files-2.internal/x"]
+transport = "sse"
 resolve = "all"
 probe = "7s"
 ca = "/etc/ca.pem"

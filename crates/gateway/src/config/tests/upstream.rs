@@ -22,6 +22,7 @@ pub(super) fn files_of_every_key() -> Route {
         upstream: ["https://files.internal/x?y=1", "https://files-2.internal/x"]
             .map(Uri::from_static)
             .to_vec(),
+        transport: Transport::Sse,
         resolve: Resolve::All,
         probe: Some(Duration::from_secs(7)),
         ca: Some("/etc/ca.pem".into()),

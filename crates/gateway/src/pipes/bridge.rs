@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use http::{HeaderName, Method, Request, Response, StatusCode};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -24,20 +24,26 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::process::{Process, Said, Turn};
-use super::{SECRET, Settings};
+use super::connection::{self, NotOpen};
+use super::pipe::{Pipe, Said, Turn, Untold};
+use super::{SECRET, Settings, To, program};
+use crate::deadlines::Deadlines;
+use crate::upstream::Refusal;
+use crate::upstream::http::{Endpoint, TIDY_EVERY};
 
-/// A process that ends sooner than this after its start makes the next wait.
+/// A pipe that ends sooner than this after its start makes the next wait.
 const SHORT_LIFE: Duration = Duration::from_secs(5);
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// How long the end waits for processes.
+/// How long the end waits for pipes.
 const END: Duration = Duration::from_secs(6);
 
 struct Bridge {
     settings: Arc<Settings>,
-    processes: RefCell<HashMap<String, Rc<Process>>>,
-    /// Processes that have not ended yet, those that are being ended included.
+    /// The server at the other end; None where programs are.
+    server: Option<Rc<Endpoint>>,
+    pipes: RefCell<HashMap<String, Rc<Pipe>>>,
+    /// Pipes that have not ended yet, those that are being ended included.
     running: Cell<usize>,
     turns: Cell<u64>,
     /// How many in a row did not live for long, and when the next may start.
@@ -45,19 +51,29 @@ struct Bridge {
     rests_until: Cell<Option<Instant>>,
 }
 
-/// Serves until it is told to stop; then it ends all processes.
+/// Serves until it is told to stop; then it ends all pipes.
 pub(super) async fn serve(settings: Arc<Settings>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+    let server = match &settings.to {
+        To::Program { .. } => None,
+        To::Server(to) => Some(Endpoint::new(Arc::clone(to), settings.effects, Deadlines::new())),
+    };
     let bridge = Rc::new(Bridge {
         settings,
-        processes: RefCell::default(),
+        server,
+        pipes: RefCell::default(),
         running: Cell::new(0),
         turns: Cell::new(0),
         failures: Cell::new(0),
         rests_until: Cell::new(None),
     });
+    let mut tidy = tokio::time::interval(TIDY_EVERY);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            _ = tidy.tick(), if bridge.server.is_some() => {
+                bridge.server.iter().for_each(|server| server.tidy());
+                continue;
+            }
             _ = stop.wait_for(|stop| *stop) => break,
         };
         let Ok((stream, _)) = accepted else {
@@ -69,12 +85,12 @@ pub(super) async fn serve(settings: Arc<Settings>, listener: TcpListener, mut st
         tokio::task::spawn_local(async move {
             let service = service_fn(|request| Rc::clone(&bridge).answer(request));
             if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(%error, "a connection of the bridge to programs ended");
+                tracing::debug!(%error, "a connection of a bridge ended");
             }
         });
     }
-    for process in bridge.processes.borrow_mut().drain().map(|(_, process)| process) {
-        process.end();
+    for pipe in bridge.pipes.borrow_mut().drain().map(|(_, pipe)| pipe) {
+        pipe.end();
     }
     let until = Instant::now() + END;
     while bridge.running.get() > 0 && Instant::now() < until {
@@ -82,9 +98,9 @@ pub(super) async fn serve(settings: Arc<Settings>, listener: TcpListener, mut st
     }
 }
 
-/// The process has ended before it said what it was asked: the connection breaks, which says so.
+/// The pipe has ended before it said what was asked: the connection breaks, which says so.
 #[derive(Debug, thiserror::Error)]
-#[error("the program ended")]
+#[error("the pipe ended")]
 struct Ended;
 
 type Answer = Result<Response<Spoken>, Ended>;
@@ -100,32 +116,30 @@ impl Bridge {
         let body = body.to_bytes();
         let limits = Limits::ANY_DEPTH;
         let message = Envelope::parse(&body, &limits).map(|envelope| envelope.message);
-        let process = match (&session, parts.method == Method::POST, &message) {
+        let pipe = match (&session, parts.method == Method::POST, &message) {
             (None, true, Ok(Message::Request { id, method, .. })) if method == method::INITIALIZE => {
-                return self.initialize(id.raw(), &body).await;
+                return self.initialize(id.raw(), &body, &parts.headers).await;
             }
             (None, ..) => {
                 return Ok(error(StatusCode::BAD_REQUEST, -32000, "Bad Request: Missing session ID"));
             }
             (Some(id), ..) => {
-                let process = self.processes.borrow().get(id).cloned();
-                process.filter(|process| !process.dead.get())
+                let pipe = self.pipes.borrow().get(id).cloned();
+                pipe.filter(|pipe| !pipe.dead.get())
             }
         };
-        let Some(process) = process else {
-            return Ok(error(StatusCode::NOT_FOUND, -32001, "Session not found"));
-        };
+        let Some(pipe) = pipe else { return Ok(lost()) };
         match parts.method {
-            Method::POST => self.post(&process, message, &body).await,
-            Method::GET => Ok(match process.listen() {
+            Method::POST => self.post(&pipe, message, &body, &parts.headers).await,
+            Method::GET => Ok(match pipe.listen() {
                 Some(said) => stream(Spoken::Listening(said)),
                 None => {
                     error(StatusCode::CONFLICT, -32000, "Conflict: only one stream is allowed per session")
                 }
             }),
             Method::DELETE => {
-                self.processes.borrow_mut().remove(session.as_deref().unwrap_or_default());
-                process.end();
+                self.pipes.borrow_mut().remove(session.as_deref().unwrap_or_default());
+                pipe.end();
                 Ok(plain(StatusCode::OK, Bytes::new()))
             }
             _ => Ok(plain(StatusCode::METHOD_NOT_ALLOWED, Bytes::new())),
@@ -134,49 +148,49 @@ impl Bridge {
 
     async fn post(
         &self,
-        process: &Rc<Process>,
+        pipe: &Rc<Pipe>,
         message: Result<Message<'_>, throughline_wire::envelope::EnvelopeError>,
         body: &Bytes,
+        headers: &HeaderMap,
     ) -> Answer {
         match message {
-            Ok(Message::Request { id, .. }) => {
-                let turn = process.ask(self.turn(), id.raw(), body).await.map_err(|_| Ended)?;
-                spoken(turn).await
-            }
-            Ok(_) => {
-                process.tell(body).await.map_err(|_| Ended)?;
-                Ok(plain(StatusCode::ACCEPTED, Bytes::new()))
-            }
+            Ok(Message::Request { id, .. }) => match pipe.ask(self.turn(), id.raw(), body, headers).await {
+                Ok(turn) => spoken(turn).await,
+                Err(untold) => told_not(untold),
+            },
+            Ok(_) => match pipe.tell(body, Some(headers)).await {
+                Ok(()) => Ok(plain(StatusCode::ACCEPTED, Bytes::new())),
+                Err(untold) => told_not(untold),
+            },
             Err(_) => Ok(error(StatusCode::BAD_REQUEST, -32700, "Parse error")),
         }
     }
 
-    /// Starts a process, and with it a session.
-    async fn initialize(self: &Rc<Self>, id: &str, body: &Bytes) -> Answer {
+    /// Opens a pipe, and with it a session.
+    async fn initialize(self: &Rc<Self>, id: &str, body: &Bytes, headers: &HeaderMap) -> Answer {
         if let Some(until) = self.rests_until.get() {
             tokio::time::sleep_until(until).await;
         }
-        if self.running.get() >= self.settings.command.processes {
-            let mut full =
-                error(StatusCode::SERVICE_UNAVAILABLE, -32000, "Too many processes run; try again later");
-            full.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
-            return Ok(full);
-        }
         let session = data_encoding::HEXLOWER.encode(&self.settings.effects.bytes::<16>());
+        let session = format!("{}{session}", self.settings.to.prefix());
         let (bridge, name, began) = (Rc::clone(self), session.clone(), Instant::now());
         self.running.set(self.running.get() + 1);
-        let started = Process::start(&self.settings, move || bridge.ended(&name, began));
-        let process = match started {
-            Ok(process) => process,
-            Err(why) => {
+        let pipe = match self.open(headers, move || bridge.ended(&name, began)).await {
+            Ok(pipe) => pipe,
+            Err(answer) => {
                 self.running.set(self.running.get() - 1);
-                self.rest();
-                tracing::error!(error = %why, program = self.settings.command.words[0], "a program cannot be started");
-                return Ok(error(StatusCode::BAD_GATEWAY, -32000, "The program cannot be started"));
+                return Ok(*answer);
             }
         };
-        self.processes.borrow_mut().insert(session.clone(), Rc::clone(&process));
-        let turn = process.ask(self.turn(), id, body).await.map_err(|_| Ended)?;
+        self.pipes.borrow_mut().insert(session.clone(), Rc::clone(&pipe));
+        let turn = match pipe.ask(self.turn(), id, body, headers).await {
+            Ok(turn) => turn,
+            Err(untold) => {
+                self.pipes.borrow_mut().remove(&session);
+                pipe.end();
+                return told_not(untold);
+            }
+        };
         let mut answer = spoken(turn).await?;
         if let Ok(id) = HeaderValue::from_str(&session) {
             answer.headers_mut().insert(HeaderName::from_static(MCP_SESSION_ID), id);
@@ -184,9 +198,34 @@ impl Bridge {
         Ok(answer)
     }
 
+    /// A new pipe; counted already.
+    async fn open(
+        &self,
+        headers: &HeaderMap,
+        ended: impl FnOnce() + 'static,
+    ) -> Result<Rc<Pipe>, Box<Response<Spoken>>> {
+        let line = self.settings.line;
+        match (&self.settings.to, &self.server) {
+            (To::Program { command, keeper }, _) => {
+                if self.running.get() > command.processes {
+                    return Err(Box::new(full()));
+                }
+                program::start(command, keeper, line, ended).map_err(|why| {
+                    self.rest();
+                    tracing::error!(error = %why, program = command.words[0], "a program cannot be started");
+                    Box::new(error(StatusCode::BAD_GATEWAY, -32000, "The program cannot be started"))
+                })
+            }
+            (To::Server(_), Some(server)) => {
+                connection::open(server, headers, line, ended).await.map_err(|why| Box::new(not_open(why)))
+            }
+            (To::Server(_), None) => Err(Box::new(lost())),
+        }
+    }
+
     fn ended(&self, session: &str, began: Instant) {
         self.running.set(self.running.get() - 1);
-        let by_itself = self.processes.borrow_mut().remove(session).is_some();
+        let by_itself = self.pipes.borrow_mut().remove(session).is_some();
         if by_itself && began.elapsed() < SHORT_LIFE {
             self.rest();
         } else {
@@ -195,7 +234,7 @@ impl Bridge {
         }
     }
 
-    /// Lets the next process wait, longer each time, and not as long as others do.
+    /// Lets the next pipe wait, longer each time, and not as long as others do.
     fn rest(&self) {
         let failures = self.failures.get().min(8);
         self.failures.set(failures + 1);
@@ -222,6 +261,50 @@ async fn spoken(mut turn: Turn) -> Answer {
         }
         Some(Said::Message(first)) => Ok(stream(Spoken::Answering(Some(first), Some(turn)))),
     }
+}
+
+/// That a message did not get in.
+fn told_not(untold: Untold) -> Answer {
+    match untold {
+        Untold::Ended => Err(Ended),
+        Untold::Lost => Ok(lost()),
+        Untold::Refused(refusal) => Ok(refused(*refusal)),
+    }
+}
+
+fn not_open(why: NotOpen) -> Response<Spoken> {
+    match why {
+        NotOpen::Refused(refusal) => refused(*refusal),
+        NotOpen::Unreachable(why) => {
+            tracing::warn!(error = why, "a server of HTTP with SSE was not reached");
+            error(NotOpen::STATUS, -32000, "The server was not reached")
+        }
+        NotOpen::Strange(why) => {
+            tracing::warn!("a server of HTTP with SSE {why}");
+            error(NotOpen::STATUS, -32000, "The server does not speak HTTP with SSE here")
+        }
+    }
+}
+
+fn lost() -> Response<Spoken> {
+    error(StatusCode::NOT_FOUND, -32001, "Session not found")
+}
+
+fn full() -> Response<Spoken> {
+    let mut full = error(StatusCode::SERVICE_UNAVAILABLE, -32000, "Too many processes run; try again later");
+    full.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+    full
+}
+
+/// A server's refusal, as it came.
+fn refused(refusal: Refusal) -> Response<Spoken> {
+    let mut response = plain(refusal.status, refusal.body);
+    for name in [CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE] {
+        if let Some(value) = refusal.headers.get(&name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    response
 }
 
 fn plain(status: StatusCode, body: Bytes) -> Response<Spoken> {
