@@ -12,6 +12,7 @@ mod keep;
 mod lines;
 mod pipe;
 mod program;
+mod shared;
 
 pub use connection::names_endpoint;
 pub use keep::keep;
@@ -58,6 +59,11 @@ enum To {
 }
 
 impl To {
+    /// Whether one process serves all sessions.
+    fn is_shared(&self) -> bool {
+        matches!(self, To::Program { command, .. } if command.shared)
+    }
+
     /// How the ids of its sessions begin. Who meets one after a restart knows by it what the server speaks.
     fn prefix(&self) -> &'static str {
         match self {

@@ -113,6 +113,7 @@ const ROUTE: &[Key<Route>] = &[
     Key::new("directory", |r, f| {
         f.parsed(&mut command(r).directory, "a path", |text| value::directory(text).map(Some));
     }),
+    Key::new("shared", |r, f| f.flag(&mut command(r).shared)),
     Key::new("processes", |r, f| f.count(&mut command(r).processes, 1..=100_000)),
     Key::new("url", |r, f| f.one_or_more(&mut r.upstream, "a URL", "URLs", value::upstream)),
     Key::new("transport", |r, f| {

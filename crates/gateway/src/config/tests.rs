@@ -162,6 +162,7 @@ command = ["npx", "-y", "server"]
 environment = ["A=b=c"]
 directory = "/srv"
 processes = 3
+shared = true
 [callers]
 anonymous = "allow"
 [callers.keys.robot]

@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use throughline_wire::envelope::{Envelope, Limits, Message};
+use throughline_wire::envelope::{Envelope, Id, Limits, Message};
 use throughline_wire::headers::MCP_SESSION_ID;
 use throughline_wire::{jsonrpc, method, sse};
 use tokio::net::TcpListener;
@@ -25,7 +25,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::connection::{self, NotOpen};
-use super::pipe::{Pipe, Said, Turn, Untold};
+use super::pipe::{Pipe, Said, Turn, Untold, Use};
+use super::shared::{self, Shared};
 use super::{SECRET, Settings, To, program};
 use crate::deadlines::Deadlines;
 use crate::upstream::Refusal;
@@ -38,11 +39,16 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// How long the end waits for pipes.
 const END: Duration = Duration::from_secs(6);
 
-struct Bridge {
+pub(super) struct Bridge {
     settings: Arc<Settings>,
     /// The server at the other end; None where programs are.
     server: Option<Rc<Endpoint>>,
-    pipes: RefCell<HashMap<String, Rc<Pipe>>>,
+    pub(super) pipes: RefCell<HashMap<String, Rc<Pipe>>>,
+    /// The one that serves all sessions, and the one that serves requests without any.
+    pub(super) shared: RefCell<Option<Rc<Shared>>>,
+    pub(super) sessionless: RefCell<Option<Rc<Pipe>>>,
+    /// Held by who starts one of them.
+    pub(super) starting: tokio::sync::Mutex<()>,
     /// Pipes that have not ended yet, those that are being ended included.
     running: Cell<usize>,
     turns: Cell<u64>,
@@ -61,6 +67,9 @@ pub(super) async fn serve(settings: Arc<Settings>, listener: TcpListener, mut st
         settings,
         server,
         pipes: RefCell::default(),
+        shared: RefCell::default(),
+        sessionless: RefCell::default(),
+        starting: tokio::sync::Mutex::default(),
         running: Cell::new(0),
         turns: Cell::new(0),
         failures: Cell::new(0),
@@ -101,9 +110,9 @@ pub(super) async fn serve(settings: Arc<Settings>, listener: TcpListener, mut st
 /// The pipe has ended before it said what was asked: the connection breaks, which says so.
 #[derive(Debug, thiserror::Error)]
 #[error("the pipe ended")]
-struct Ended;
+pub(super) struct Ended;
 
-type Answer = Result<Response<Spoken>, Ended>;
+pub(super) type Answer = Result<Response<Spoken>, Ended>;
 
 impl Bridge {
     async fn answer(self: Rc<Self>, request: Request<Incoming>) -> Answer {
@@ -118,7 +127,12 @@ impl Bridge {
         let message = Envelope::parse(&body, &limits).map(|envelope| envelope.message);
         let pipe = match (&session, parts.method == Method::POST, &message) {
             (None, true, Ok(Message::Request { id, method, .. })) if method == method::INITIALIZE => {
-                return self.initialize(id.raw(), &body, &parts.headers).await;
+                return self.initialize(id, &body, &parts.headers).await;
+            }
+            (None, true, Ok(Message::Request { id, method, .. }))
+                if self.server.is_none() && shared::needs_no_session(&body) =>
+            {
+                return self.sessionless(id, method, &body, &parts.headers).await;
             }
             (None, ..) => {
                 return Ok(error(StatusCode::BAD_REQUEST, -32000, "Bad Request: Missing session ID"));
@@ -130,7 +144,10 @@ impl Bridge {
         };
         let Some(pipe) = pipe else { return Ok(lost()) };
         match parts.method {
-            Method::POST => self.post(&pipe, message, &body, &parts.headers).await,
+            Method::POST => {
+                let session = session.as_deref().unwrap_or_default();
+                self.post(&pipe, session, message, &body, &parts.headers).await
+            }
             Method::GET => Ok(match pipe.listen() {
                 Some(said) => stream(Spoken::Listening(said)),
                 None => {
@@ -139,7 +156,9 @@ impl Bridge {
             }),
             Method::DELETE => {
                 self.pipes.borrow_mut().remove(session.as_deref().unwrap_or_default());
-                pipe.end();
+                if pipe.used_by() == Use::Own {
+                    pipe.end();
+                }
                 Ok(plain(StatusCode::OK, Bytes::new()))
             }
             _ => Ok(plain(StatusCode::METHOD_NOT_ALLOWED, Bytes::new())),
@@ -149,16 +168,18 @@ impl Bridge {
     async fn post(
         &self,
         pipe: &Rc<Pipe>,
+        session: &str,
         message: Result<Message<'_>, throughline_wire::envelope::EnvelopeError>,
         body: &Bytes,
         headers: &HeaderMap,
     ) -> Answer {
         match message {
-            Ok(Message::Request { id, .. }) => match pipe.ask(self.turn(), id.raw(), body, headers).await {
+            Ok(Message::Request { id, .. }) => match pipe.ask(self.turn(), session, &id, body, headers).await
+            {
                 Ok(turn) => spoken(turn).await,
                 Err(untold) => told_not(untold),
             },
-            Ok(_) => match pipe.tell(body, Some(headers)).await {
+            Ok(_) => match pipe.note(session, body, headers).await {
                 Ok(()) => Ok(plain(StatusCode::ACCEPTED, Bytes::new())),
                 Err(untold) => told_not(untold),
             },
@@ -167,23 +188,15 @@ impl Bridge {
     }
 
     /// Opens a pipe, and with it a session.
-    async fn initialize(self: &Rc<Self>, id: &str, body: &Bytes, headers: &HeaderMap) -> Answer {
-        if let Some(until) = self.rests_until.get() {
-            tokio::time::sleep_until(until).await;
+    async fn initialize(self: &Rc<Self>, id: &Id<'_>, body: &Bytes, headers: &HeaderMap) -> Answer {
+        if self.settings.to.is_shared() {
+            return self.share(id, body, headers).await;
         }
-        let session = data_encoding::HEXLOWER.encode(&self.settings.effects.bytes::<16>());
-        let session = format!("{}{session}", self.settings.to.prefix());
-        let (bridge, name, began) = (Rc::clone(self), session.clone(), Instant::now());
-        self.running.set(self.running.get() + 1);
-        let pipe = match self.open(headers, move || bridge.ended(&name, began)).await {
-            Ok(pipe) => pipe,
-            Err(answer) => {
-                self.running.set(self.running.get() - 1);
-                return Ok(*answer);
-            }
+        let (session, pipe) = match self.begin(Use::Own, headers).await {
+            Ok(begun) => begun,
+            Err(answer) => return Ok(*answer),
         };
-        self.pipes.borrow_mut().insert(session.clone(), Rc::clone(&pipe));
-        let turn = match pipe.ask(self.turn(), id, body, headers).await {
+        let turn = match pipe.ask(self.turn(), &session, id, body, headers).await {
             Ok(turn) => turn,
             Err(untold) => {
                 self.pipes.borrow_mut().remove(&session);
@@ -191,16 +204,43 @@ impl Bridge {
                 return told_not(untold);
             }
         };
-        let mut answer = spoken(turn).await?;
-        if let Ok(id) = HeaderValue::from_str(&session) {
-            answer.headers_mut().insert(HeaderName::from_static(MCP_SESSION_ID), id);
+        Ok(with_session(spoken(turn).await?, &session))
+    }
+
+    /// A name for a session.
+    pub(super) fn name(&self) -> String {
+        let random = data_encoding::HEXLOWER.encode(&self.settings.effects.bytes::<16>());
+        format!("{}{random}", self.settings.to.prefix())
+    }
+
+    /// Opens a pipe, known by a name of its own.
+    pub(super) async fn begin(
+        self: &Rc<Self>,
+        of: Use,
+        headers: &HeaderMap,
+    ) -> Result<(String, Rc<Pipe>), Box<Response<Spoken>>> {
+        if let Some(until) = self.rests_until.get() {
+            tokio::time::sleep_until(until).await;
         }
-        Ok(answer)
+        let session = self.name();
+        let (bridge, name, began) = (Rc::clone(self), session.clone(), Instant::now());
+        self.running.set(self.running.get() + 1);
+        match self.open(of, headers, move || bridge.ended(&name, began)).await {
+            Ok(pipe) => {
+                self.pipes.borrow_mut().insert(session.clone(), Rc::clone(&pipe));
+                Ok((session, pipe))
+            }
+            Err(answer) => {
+                self.running.set(self.running.get() - 1);
+                Err(answer)
+            }
+        }
     }
 
     /// A new pipe; counted already.
     async fn open(
         &self,
+        of: Use,
         headers: &HeaderMap,
         ended: impl FnOnce() + 'static,
     ) -> Result<Rc<Pipe>, Box<Response<Spoken>>> {
@@ -210,7 +250,7 @@ impl Bridge {
                 if self.running.get() > command.processes {
                     return Err(Box::new(full()));
                 }
-                program::start(command, keeper, line, ended).map_err(|why| {
+                program::start(command, keeper, line, of, ended).map_err(|why| {
                     self.rest();
                     tracing::error!(error = %why, program = command.words[0], "a program cannot be started");
                     Box::new(error(StatusCode::BAD_GATEWAY, -32000, "The program cannot be started"))
@@ -226,6 +266,8 @@ impl Bridge {
     fn ended(&self, session: &str, began: Instant) {
         self.running.set(self.running.get() - 1);
         let by_itself = self.pipes.borrow_mut().remove(session).is_some();
+        // With a process that served many, the sessions of all of them.
+        self.pipes.borrow_mut().retain(|_, pipe| !pipe.dead.get());
         if by_itself && began.elapsed() < SHORT_LIFE {
             self.rest();
         } else {
@@ -244,14 +286,14 @@ impl Bridge {
         self.rests_until.set(Some(Instant::now() + pause));
     }
 
-    fn turn(&self) -> u64 {
+    pub(super) fn turn(&self) -> u64 {
         self.turns.set(self.turns.get() + 1);
         self.turns.get()
     }
 }
 
 /// The answer to a request: JSON where the response is the first that is said, else a stream.
-async fn spoken(mut turn: Turn) -> Answer {
+pub(super) async fn spoken(mut turn: Turn) -> Answer {
     match turn.said.recv().await {
         None => Err(Ended),
         Some(Said::Response(response)) => {
@@ -263,8 +305,16 @@ async fn spoken(mut turn: Turn) -> Answer {
     }
 }
 
+/// An answer that begins a session.
+pub(super) fn with_session(mut answer: Response<Spoken>, session: &str) -> Response<Spoken> {
+    if let Ok(id) = HeaderValue::from_str(session) {
+        answer.headers_mut().insert(HeaderName::from_static(MCP_SESSION_ID), id);
+    }
+    answer
+}
+
 /// That a message did not get in.
-fn told_not(untold: Untold) -> Answer {
+pub(super) fn told_not(untold: Untold) -> Answer {
     match untold {
         Untold::Ended => Err(Ended),
         Untold::Lost => Ok(lost()),
@@ -307,13 +357,13 @@ fn refused(refusal: Refusal) -> Response<Spoken> {
     response
 }
 
-fn plain(status: StatusCode, body: Bytes) -> Response<Spoken> {
+pub(super) fn plain(status: StatusCode, body: Bytes) -> Response<Spoken> {
     let mut response = Response::new(Spoken::Whole(Some(body)));
     *response.status_mut() = status;
     response
 }
 
-fn error(status: StatusCode, code: i32, text: &str) -> Response<Spoken> {
+pub(super) fn error(status: StatusCode, code: i32, text: &str) -> Response<Spoken> {
     let mut response = plain(status, jsonrpc::error(None, code, text, None).into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -326,12 +376,22 @@ fn stream(body: Spoken) -> Response<Spoken> {
 }
 
 /// A body.
-enum Spoken {
+pub(super) enum Spoken {
     Whole(Option<Bytes>),
     /// The answer to a request: what came first, and what follows up to the response.
     Answering(Option<Bytes>, Option<Turn>),
     /// What belongs to no request.
     Listening(mpsc::Receiver<Bytes>),
+}
+
+impl Spoken {
+    /// All of it, if it is there.
+    pub(super) fn whole(&self) -> Option<&Bytes> {
+        match self {
+            Spoken::Whole(body) => body.as_ref(),
+            Spoken::Answering(..) | Spoken::Listening(_) => None,
+        }
+    }
 }
 
 impl Body for Spoken {

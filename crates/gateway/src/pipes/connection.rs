@@ -12,7 +12,7 @@ use throughline_wire::loss::{self, Verdict};
 use throughline_wire::sse::{Frame, SseDecoder};
 
 use super::SECRET;
-use super::pipe::{Inlet, Pipe, Untold};
+use super::pipe::{Inlet, Pipe, Untold, Use};
 use crate::names;
 use crate::upstream::cookies::Jar;
 use crate::upstream::http::{self as upstream_http, Answer, AnswerBody, Endpoint, SendError};
@@ -56,7 +56,7 @@ pub(super) async fn open(
     let path = tokio::time::timeout(NAMED, endpoint(server, &mut body, &mut decoder)).await;
     let path = path.map_err(|_| NotOpen::Strange("names no endpoint"))??;
     let connection = Connection { server: Rc::clone(server), path, headers, cookies };
-    let pipe = Pipe::new(Inlet::Posts(connection));
+    let pipe = Pipe::new(Inlet::Posts(connection), Use::Own);
     tokio::task::spawn_local({
         let pipe = Rc::clone(&pipe);
         async move {

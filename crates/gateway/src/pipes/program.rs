@@ -12,7 +12,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 
 use super::lines::Lines;
-use super::pipe::{Inlet, Pipe, QUEUE};
+use super::pipe::{Inlet, Pipe, QUEUE, Use};
 use crate::config;
 
 /// How long a process may take to end when its stdin is closed, and then when it is told to.
@@ -27,6 +27,7 @@ pub(super) fn start(
     program: &config::Command,
     keeper: &[PathBuf],
     limit: usize,
+    of: Use,
     ended: impl FnOnce() + 'static,
 ) -> io::Result<Rc<Pipe>> {
     let words = keeper.iter().map(|word| word.clone().into_os_string());
@@ -44,7 +45,7 @@ pub(super) fn start(
         return Err(io::ErrorKind::BrokenPipe.into());
     };
     let (to_stdin, lines) = mpsc::channel(QUEUE);
-    let pipe = Pipe::new(Inlet::Lines(to_stdin));
+    let pipe = Pipe::new(Inlet::Lines(to_stdin), of);
     let id = child.id().unwrap_or_default();
     tokio::task::spawn_local(log(Lines::new(stderr, STDERR_LINE), id));
     tokio::task::spawn_local({

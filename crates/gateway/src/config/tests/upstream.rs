@@ -9,6 +9,7 @@ pub(super) fn program() -> Route {
         environment: vec![("A".into(), "b=c".into())],
         directory: Some("/srv".into()),
         processes: 3,
+        shared: true,
     };
     Route { command: Some(command), ..Route::new("program", vec![Uri::from_static(COMMAND_URL)]) }
 }
