@@ -34,6 +34,7 @@ use crate::tokens::Verifier;
 use crate::upstream::destination::Destination;
 use crate::upstream::fleet::{Fleet, Member};
 use crate::upstream::http::Endpoint;
+use crate::upstream::older::Standing;
 
 /// State shared by all cores. Nothing in it is locked over an await.
 pub struct App {
@@ -73,6 +74,8 @@ pub struct App {
     pub channels: Channels,
     /// How many requests there were lately.
     pub history: Mutex<History>,
+    /// Bridges to upstreams that speak another transport.
+    pub bridges: Mutex<Vec<Standing>>,
     /// Calls that go on without their client.
     pub detached: Arc<AtomicUsize>,
     /// How much is being answered.
@@ -158,6 +161,7 @@ impl App {
             outlets: Outlets::default(),
             channels: Channels::default(),
             history: Mutex::default(),
+            bridges: Mutex::default(),
             detached: Arc::default(),
             room: Room::default(),
             metrics: Metrics::new(effects.now()),
@@ -277,10 +281,15 @@ impl Core {
     /// This core's connections to an endpoint.
     pub fn endpoint(&self, member: &Arc<Member>) -> Rc<Endpoint> {
         let mut pools = self.pools.borrow_mut();
-        let pool = pools.entry(member.id).or_insert_with(|| Pool {
-            of: Arc::downgrade(member),
-            endpoint: Endpoint::new(Arc::clone(&member.to), self.app.effects, Rc::clone(&self.deadlines)),
-        });
+        let open = || {
+            let to = Arc::clone(member.destination());
+            Endpoint::new(to, self.app.effects, Rc::clone(&self.deadlines))
+        };
+        let pool =
+            pools.entry(member.id).or_insert_with(|| Pool { of: Arc::downgrade(member), endpoint: open() });
+        if !std::ptr::eq(pool.endpoint.destination(), &**member.destination()) {
+            pool.endpoint = open();
+        }
         Rc::clone(&pool.endpoint)
     }
 

@@ -25,6 +25,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod transport;
 mod upstream;
 mod value;
 
@@ -49,6 +50,7 @@ pub use route::{
 pub use state::{KeyRingPlace, StoreUrl, default_state_dir};
 pub use streams::Streams;
 pub use tokens::Tokens;
+pub use transport::Transport;
 pub use upstream::{Header, HeaderSource, Proxies, Proxy};
 pub use value::parse_duration;
 pub(crate) use value::place;

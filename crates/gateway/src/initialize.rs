@@ -25,7 +25,7 @@ pub use params::InitializeParams;
 use crate::app::{Core, Route};
 use crate::binding::version_header;
 use crate::classify::{Arrived, Held};
-use crate::config::Mode;
+use crate::config::{Mode, Transport};
 use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::names;
@@ -33,7 +33,7 @@ use crate::principal::{Caller, Continuity};
 use crate::session::{self, Kind, millis};
 use crate::upstream::cookies::Jar;
 use crate::upstream::fleet::{Place, Seat};
-use crate::upstream::{self, Address, Own, Refusal};
+use crate::upstream::{self, Address, Own, Refusal, older};
 
 /// Which lists the server announces changes of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,7 +134,19 @@ async fn ask(
     let mut answer = Err(NoAnswer::Fault(Fault::UpstreamAway));
     while let Some(seat) = route.fleet.seat(core.app.effects.now(), &tried) {
         tried.push(seat.member.id);
-        answer = ask_at(core, route, seat, credentials, params).await;
+        answer = ask_at(core, route, Arc::clone(&seat), credentials, params).await;
+        if let Err(NoAnswer::Refused(refusal)) = &answer
+            && route.config.transport == Transport::Auto
+            && older::is_older(
+                core,
+                &seat.member,
+                &Address::anywhere(&route.fleet).on_behalf(credentials),
+                refusal,
+            )
+            .await
+        {
+            answer = ask_at(core, route, seat, credentials, params).await;
+        }
         let is_up_to_it = match &answer {
             Ok(_) => true,
             Err(NoAnswer::Refused(refusal)) => !upstream::is_ill(refusal.status, &refusal.headers),

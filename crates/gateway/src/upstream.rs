@@ -9,6 +9,7 @@ pub mod destination;
 pub mod fleet;
 pub mod http;
 mod many;
+pub mod older;
 mod sending;
 mod socket;
 pub mod tunnel;

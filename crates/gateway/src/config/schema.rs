@@ -21,8 +21,8 @@ use super::upstream::{forward_header, header_name, header_value};
 use super::value::{self, show_duration};
 use super::{
     AdminAddress, Anonymous, Answers, Config, ConfigErrors, GIB, KIB, KeyRingPlace, Limits, MIB, Mode,
-    OnStoreFailure, OnStoreMiss, Place, Resolve, Route, Sessions, Timeouts, Tls, UnsafeAfterLoss, days,
-    hours, minutes,
+    OnStoreFailure, OnStoreMiss, Place, Resolve, Route, Sessions, Timeouts, Tls, Transport, UnsafeAfterLoss,
+    days, hours, minutes,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -114,8 +114,13 @@ const ROUTE: &[Key<Route>] = &[
     Key::new("directory", |r, f| {
         f.parsed(&mut command(r).directory, "a path", |text| value::directory(text).map(Some));
     }),
+    Key::new("shared", |r, f| f.flag(&mut command(r).shared)),
     Key::new("processes", |r, f| f.count(&mut command(r).processes, 1..=100_000)),
     Key::new("url", |r, f| f.one_or_more(&mut r.upstream, "a URL", "URLs", value::upstream)),
+    Key::new("transport", |r, f| {
+        let choices = [("auto", Transport::Auto), ("http", Transport::Http), ("sse", Transport::Sse)];
+        f.choice(&mut r.transport, &choices);
+    }),
     Key::new("resolve", |r, f| {
         f.choice(&mut r.resolve, &[("one", Resolve::One), ("all", Resolve::All)]);
     }),

@@ -141,6 +141,7 @@ warm = "5s"
 url = "http://[::1]:3000"
 [routes.files-2]
 url = ["https://files.internal/x?y=1", "https://files-2.internal/x"]
+transport = "sse"
 resolve = "all"
 probe = "7s"
 ca = "/etc/ca.pem"
@@ -165,6 +166,7 @@ command = ["npx", "-y", "server"]
 environment = ["A=b=c"]
 directory = "/srv"
 processes = 3
+shared = true
 [callers]
 anonymous = "allow"
 [callers.keys.robot]

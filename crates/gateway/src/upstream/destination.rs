@@ -135,6 +135,26 @@ impl Destination {
         })
     }
 
+    /// What stands for it where a bridge speaks with it: the bridge is at `uri`, and is shown these headers.
+    ///
+    /// # Errors
+    /// When that is no URL for a request.
+    pub fn bridged(&self, uri: Uri, headers: Vec<(HeaderName, HeaderValue)>) -> Result<Self, String> {
+        let host = uri.host().unwrap_or_default().to_owned();
+        let text = uri.authority().map(ToString::to_string).unwrap_or_default();
+        Ok(Destination {
+            authority: HeaderValue::from_str(&text).map_err(|error| error.to_string())?,
+            port: uri.port_u16().unwrap_or(80),
+            address: None,
+            tls: None,
+            proxy: None,
+            headers,
+            uri,
+            host,
+            ..self.clone()
+        })
+    }
+
     /// The same at this one of its host's addresses.
     pub fn at(&self, address: IpAddr) -> Self {
         Destination { address: Some(address), ..self.clone() }

@@ -27,6 +27,7 @@ mod metrics;
 mod modern;
 mod multiplexed;
 mod oauth;
+mod older;
 mod process;
 mod profiles;
 mod programs;

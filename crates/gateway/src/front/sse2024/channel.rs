@@ -225,6 +225,10 @@ impl Holder {
             if let Err(fault) = session::close(&self.core, &close).await {
                 tracing::debug!(%fault, "the session of a stream that ended was not ended");
             }
+        } else if app.store.is_shared()
+            && let Err(error) = app.store.events().remove(self.key).await
+        {
+            app.store_failed(StoreOperation::Append, &error);
         }
     }
 
