@@ -31,6 +31,7 @@ use crate::tokens::Verifier;
 use crate::upstream::destination::Destination;
 use crate::upstream::fleet::{Fleet, Member};
 use crate::upstream::http::Endpoint;
+use crate::upstream::modern::questions::Questions;
 
 /// State shared by all cores. Nothing in it is locked over an await.
 pub struct App {
@@ -62,6 +63,8 @@ pub struct App {
     pub accounts: Accounts,
     /// Streams toward clients that can be resumed.
     pub outlets: Outlets,
+    /// What clients are asked for servers that cannot ask them.
+    pub questions: Questions,
     /// How many requests there were lately.
     pub history: Mutex<History>,
     /// Calls that go on without their client.
@@ -135,6 +138,7 @@ impl App {
             tokens,
             accounts: Accounts::default(),
             outlets: Outlets::default(),
+            questions: Questions::default(),
             history: Mutex::default(),
             detached: Arc::default(),
             room: Room::default(),

@@ -74,7 +74,9 @@ fn legacy_result(data: &[u8], at: &Span) -> Vec<Edit<'static>> {
         let own = at.start + own.start..at.start + own.end;
         match only_reserved(&data[own.clone()], meta::SERVER_INFO) {
             Some(true) => changes.push(("_meta", None)),
-            Some(false) => inside = edit_members(data, &own, &[(meta::SERVER_INFO, None)]).unwrap_or_default(),
+            Some(false) => {
+                inside = edit_members(data, &own, &[(meta::SERVER_INFO, None)]).unwrap_or_default()
+            }
             None => {}
         }
     }

@@ -163,7 +163,9 @@ impl Page {
     /// Where it is no such result.
     pub fn read(result: &[u8]) -> Result<Self, EnvelopeError> {
         let mut page = Page::default();
-        let Some(at) = member(result, "tools")?.filter(|at| result[at.start] == b'[') else { return Ok(page) };
+        let Some(at) = member(result, "tools")?.filter(|at| result[at.start] == b'[') else {
+            return Ok(page);
+        };
         let tools = &result[at.clone()];
         // Hardly any server has annotations, and to look for the word costs a fraction of parsing.
         if !tools.windows(ANNOTATION.len()).any(|bytes| bytes == ANNOTATION.as_bytes()) {

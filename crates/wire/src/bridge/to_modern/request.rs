@@ -33,13 +33,9 @@ pub struct Round {
 /// Raw JSON of a `_meta` with the members that every modern request has.
 #[must_use]
 pub fn reserved(client: &Client<'_>) -> Vec<u8> {
-    let mut text = format!(
-        r#"{{"{}":"{}","{}":"#,
-        meta::VERSION,
-        ProtocolVersion::V2026_07_28,
-        meta::CLIENT_INFO
-    )
-    .into_bytes();
+    let mut text =
+        format!(r#"{{"{}":"{}","{}":"#, meta::VERSION, ProtocolVersion::V2026_07_28, meta::CLIENT_INFO)
+            .into_bytes();
     text.extend_from_slice(client.info);
     text.extend_from_slice(format!(r#","{}":"#, meta::CLIENT_CAPABILITIES).as_bytes());
     text.extend_from_slice(client.capabilities);
