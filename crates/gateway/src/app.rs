@@ -34,6 +34,7 @@ use crate::tokens::Verifier;
 use crate::upstream::destination::Destination;
 use crate::upstream::fleet::{Fleet, Member};
 use crate::upstream::http::Endpoint;
+use crate::upstream::modern::questions::Questions;
 use crate::upstream::older::Standing;
 
 /// State shared by all cores. Nothing in it is locked over an await.
@@ -72,6 +73,8 @@ pub struct App {
     pub outlets: Outlets,
     /// Streams of clients that speak HTTP with SSE.
     pub channels: Channels,
+    /// What clients are asked for servers that cannot ask them.
+    pub questions: Questions,
     /// How many requests there were lately.
     pub history: Mutex<History>,
     /// Bridges to upstreams that speak another transport.
@@ -160,6 +163,7 @@ impl App {
             accounts: Accounts::default(),
             outlets: Outlets::default(),
             channels: Channels::default(),
+            questions: Questions::default(),
             history: Mutex::default(),
             bridges: Mutex::default(),
             detached: Arc::default(),

@@ -88,6 +88,10 @@ pub enum Fault {
     ModernToLegacy(String),
     /// The store is away, and the route does not go on without it.
     StoreAway,
+    /// The server needs something of the client that it did not announce; by which methods it would ask.
+    CannotAsk(String),
+    /// The server asked for something once more, after too many rounds of it.
+    TooManyRounds,
     /// The gateway is stopping.
     Stopping,
 }
@@ -246,6 +250,7 @@ impl Fault {
                         .to_owned(),
                 data: Some(versions(requested)),
             },
+            Fault::CannotAsk(_) | Fault::TooManyRounds => self.given_up(),
             _ => self.bad_gateway(),
         }
     }
@@ -322,6 +327,18 @@ impl Fault {
             ),
         };
         Row { status, code, text, data: None }
+    }
+
+    /// The rows of calls whose server wanted something before it went on. They stand in the place of its answer.
+    fn given_up(&self) -> Row {
+        let text = match self {
+            Fault::CannotAsk(methods) => format!(
+                "The server needs an answer to {methods} to go on with this call, and this client did not announce that \
+                 it can be asked; use a client that announces the capability in initialize"
+            ),
+            _ => "The server asked again and again instead of answering; the call was given up".to_owned(),
+        };
+        Row { status: StatusCode::OK, code: code::UPSTREAM_FAULT, text, data: None }
     }
 
     /// The rows that say what went wrong behind the gateway.

@@ -23,7 +23,8 @@ use crate::outlet::{Followed, Say, Writer};
 use crate::recover;
 use crate::session::{InFlight, Session, lock};
 use crate::translate::{Outward, Tagger};
-use crate::upstream::http::{AnswerBody, SendError};
+use crate::upstream::AnswerBody;
+use crate::upstream::http::SendError;
 use crate::upstream::{self, Looked, Refusal};
 
 /// Streams of one client that are kept open beside the one that gets the messages; the oldest goes first.
@@ -137,7 +138,7 @@ impl Stream {
             }
             let status = answer.status;
             let looked = Looked::at(answer, 4096).await.map_err(upstream::fault_of)?;
-            let verdict = looked.verdict(self.bound.address.session_id.is_some());
+            let verdict = looked.verdict(&self.bound.address);
             let lost = match recovered {
                 true => None,
                 false => self.is_lost(status, verdict).await,

@@ -25,7 +25,7 @@ use crate::recover;
 use crate::reply::{self, Asked, Detached, ReplyBody};
 use crate::session::{InFlight, Session};
 use crate::translate::{Outward, Tagger};
-use crate::upstream::http::AnswerBody;
+use crate::upstream::AnswerBody;
 use crate::upstream::{self};
 
 /// Pause before the upstream is asked for the rest of an answer, where it named none; doubled up to the most.

@@ -23,7 +23,7 @@ use crate::error::Fault;
 use crate::outlet::answer::{self, Beginning};
 use crate::session::InFlight;
 use crate::translate::{self, Outward};
-use crate::upstream::http::AnswerBody;
+use crate::upstream::AnswerBody;
 use crate::upstream::{Head, Looked};
 
 /// An upstream's answer that is still coming.
