@@ -55,6 +55,10 @@ pub struct Route {
     pub anonymous: Anonymous,
     /// `answers`: the form of answers. Default [`Answers::AsUpstream`].
     pub answers: Answers,
+    /// `strict_headers`: whether requests of 2026-07-28 have to repeat method, name and version in headers, as that
+    /// revision demands. Where not, what is missing is added toward the upstream; what is wrong is refused all the
+    /// same. Default: yes.
+    pub strict_headers: bool,
     /// `profile`: the kind of client whose limits its tool list and answers are brought to. Default: none.
     pub profile: Option<&'static Profile>,
     /// `tools.allow` and `tools.deny`: which of the server's tools there are for clients. Default: all.
@@ -97,6 +101,7 @@ impl Route {
             mode: Mode::Sessions,
             anonymous: Anonymous::Isolated,
             answers: Answers::AsUpstream,
+            strict_headers: true,
             profile: None,
             tools: Selection::default(),
             rest: Rest::default(),

@@ -141,6 +141,7 @@ const ROUTE: &[Key<Route>] = &[
     Key::new("answers", |r, f| {
         f.choice(&mut r.answers, &[("as-upstream", Answers::AsUpstream), ("json", Answers::Json)]);
     }),
+    Key::new("strict_headers", |r, f| f.flag(&mut r.strict_headers)),
     Key::new("profile", |r, f| f.parsed(&mut r.profile, "a profile", value::profile)),
     Key::new("tools", |r, f| {
         f.table(&mut r.tools, TOOLS);

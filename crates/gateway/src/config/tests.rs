@@ -151,6 +151,7 @@ forward_authorization = true
 mode = "stateless"
 anonymous = "shared"
 answers = "json"
+strict_headers = false
 on_store_miss = "not-found"
 on_store_failure = "refuse"
 unsafe_after_loss = "refuse"

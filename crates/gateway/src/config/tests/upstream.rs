@@ -49,6 +49,7 @@ pub(super) fn files_of_every_key() -> Route {
         mode: Mode::Stateless,
         anonymous: Anonymous::Shared,
         answers: Answers::Json,
+        strict_headers: false,
         on_store_miss: OnStoreMiss::NotFound,
         on_store_failure: OnStoreFailure::Refuse,
         unsafe_after_loss: UnsafeAfterLoss::Refuse,
