@@ -69,6 +69,11 @@ impl InitializeParams {
         Capabilities::from_json(self.raw[self.capabilities.clone()].as_bytes())
     }
 
+    /// The same as raw JSON.
+    pub fn raw_capabilities(&self) -> &[u8] {
+        self.raw[self.capabilities.clone()].as_bytes()
+    }
+
     /// The same, announcing nothing.
     pub fn without_capabilities(&self) -> Self {
         let raw = self.raw.as_bytes();

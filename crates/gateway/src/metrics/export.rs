@@ -193,7 +193,7 @@ impl Scrape {
         let mut family = out.begin("sessions", "Sessions in memory now", MetricType::Gauge)?;
         let mut counts = vec![[0_u64; 2]; self.0.routes.len()];
         self.0.sessions.for_each(|session| {
-            counts[session.route.index][usize::from(session.kind == Kind::Keyed)] += 1;
+            counts[session.route.index][usize::from(session.kind != Kind::Issued)] += 1;
         });
         for (route, counts) in self.0.routes.iter().zip(counts) {
             for (kind, count) in ["issued", "keyed"].into_iter().zip(counts) {

@@ -157,18 +157,15 @@ pub fn input_required(id: &str, questions: &[Question], state: &str, server_info
     jsonrpc::result(id, &result)
 }
 
-/// Puts a question among others, under a key that none of them has.
-pub fn add(questions: &mut Vec<Question>, mut question: Question) {
-    let taken = |key: &str, questions: &[Question]| questions.iter().any(|other| other.key == key);
-    if taken(&question.key, questions) {
-        let base = question.key.clone();
-        let mut count = 2;
-        while taken(&question.key, questions) {
-            question.key = format!("{base}-{count}");
-            count += 1;
-        }
+/// A key that is not taken: this one, or this with a number.
+pub fn unique(key: &str, taken: impl Fn(&str) -> bool) -> String {
+    let mut unique = key.to_owned();
+    let mut count = 1;
+    while taken(&unique) {
+        count += 1;
+        unique = format!("{key}-{count}");
     }
-    questions.push(question);
+    unique
 }
 
 /// Capabilities that several questions lack, as one object.
@@ -217,14 +214,8 @@ mod tests {
         assert_eq!(ask(r#""q1""#, "elicitation/create", "{}").key, "q1");
         assert_eq!(ask("0", "roots/list", r#"{"_meta":{"key":""}}"#).key, "roots/list-0");
         assert_eq!(read(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#), None);
-        let mut all = Vec::new();
-        for _ in 0..3 {
-            add(&mut all, ask("0", "roots/list", "{}"));
-        }
-        assert_eq!(
-            all.iter().map(|q| q.key.as_str()).collect::<Vec<_>>(),
-            ["roots/list-0", "roots/list-0-2", "roots/list-0-3"]
-        );
+        assert_eq!(unique("a", |_| false), "a");
+        assert_eq!(unique("a", |key| ["a", "a-2"].contains(&key)), "a-3");
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub enum Waits {
         /// The id of the request toward the server, raw JSON.
         #[serde(rename = "i")]
         id: String,
+        /// The session lasts for this request alone.
+        #[serde(rename = "o", default, skip_serializing_if = "std::ops::Not::not")]
+        once: bool,
         /// Ids of questions behind that event that have been answered already.
         #[serde(rename = "a", default, skip_serializing_if = "Vec::is_empty")]
         answered: Vec<String>,
@@ -65,6 +68,7 @@ mod tests {
             session: [7; 16],
             event: "e".to_owned(),
             id: "\"a-1\"".to_owned(),
+            once: false,
             answered: Vec::new(),
         };
         let state = State { waits, questions: vec![("k".to_owned(), "\"t\"".to_owned())], until: 10 };
