@@ -9,6 +9,7 @@ mod harness;
 mod admin;
 mod any_input;
 mod at_most_once;
+mod bridged;
 mod callers;
 mod certificates;
 mod cookies;
