@@ -43,4 +43,5 @@ mod streams;
 mod tidy;
 mod time_outs;
 mod tls;
+mod to_modern;
 mod transparency;
