@@ -16,10 +16,10 @@ use crate::app::App;
 use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::initialize::{InitializeParams, Lists};
-use crate::upstream::Address;
 use crate::upstream::cookies::{Cookie, Jar};
 use crate::upstream::fleet::Place;
 use crate::upstream::modern::Modern;
+use crate::upstream::{Address, older};
 
 /// What a session is bound to.
 pub enum Slot {
@@ -255,7 +255,11 @@ impl Bound {
         };
         let fleet = &app.routes.get(route)?.fleet;
         let at = match session_id.is_some() || !secret.endpoint.is_empty() {
-            true => Place::At(fleet.seat_of(&secret.endpoint)?),
+            true => {
+                let seat = fleet.seat_of(&secret.endpoint)?;
+                older::recall(app, &seat.member, session_id.as_ref());
+                Place::At(seat)
+            }
             false => Place::Anywhere(Arc::clone(fleet)),
         };
         let modern = match secret.modern {

@@ -28,7 +28,7 @@ pub use params::InitializeParams;
 use crate::app::{Core, Route};
 use crate::binding::version_header;
 use crate::classify::{Arrived, Held};
-use crate::config::Mode;
+use crate::config::{Mode, Transport};
 use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::principal::{Caller, Continuity};
@@ -36,7 +36,7 @@ use crate::session::{self, Kind, millis};
 use crate::upstream::cookies::Jar;
 use crate::upstream::fleet::{Place, Seat};
 use crate::upstream::modern::Modern;
-use crate::upstream::{self, Address, Own, Refusal};
+use crate::upstream::{self, Address, Own, Refusal, older};
 use crate::{names, probe};
 
 /// Which lists the server announces changes of.
@@ -145,7 +145,19 @@ async fn ask(
     let mut answer = Err(NoAnswer::Fault(Fault::UpstreamAway));
     while let Some(seat) = route.fleet.seat(core.app.effects.now(), &tried) {
         tried.push(seat.member.id);
-        answer = ask_at(core, route, seat, credentials, params).await;
+        answer = ask_at(core, route, Arc::clone(&seat), credentials, params).await;
+        if let Err(NoAnswer::Refused(refusal)) = &answer
+            && route.config.transport == Transport::Auto
+            && older::is_older(
+                core,
+                &seat.member,
+                &Address::anywhere(&route.fleet).on_behalf(credentials),
+                refusal,
+            )
+            .await
+        {
+            answer = ask_at(core, route, seat, credentials, params).await;
+        }
         let is_up_to_it = match &answer {
             Ok(_) => true,
             Err(NoAnswer::Refused(refusal)) => !upstream::is_ill(refusal.status, &refusal.headers),
@@ -316,6 +328,19 @@ pub enum Welcome {
 
 /// Answers a client's `initialize`.
 pub async fn answer(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Welcome, Fault> {
+    answer_in(core, arrived, held, None).await
+}
+
+/// The same for a client that holds its session's id already: the session of this key begins.
+///
+/// # Errors
+/// As [`answer`].
+pub async fn answer_in(
+    core: &Rc<Core>,
+    arrived: &Arrived,
+    held: &Held,
+    own: Option<RecordKey>,
+) -> Result<Welcome, Fault> {
     let app = &core.app;
     let params = Arc::new(InitializeParams::read(held.raw_params().ok_or(Fault::InitializeParams)?)?);
     let id = held.raw_id().unwrap_or("null");
@@ -340,7 +365,7 @@ pub async fn answer(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<W
         session::announce(core, arrived, Kind::Keyed, key, &params.without_capabilities()).await?;
     }
     let token = SessionToken {
-        id: app.effects.bytes(),
+        id: own.map_or_else(|| app.effects.bytes(), |key| key.0),
         route: arrived.route.digest,
         principal: arrived.caller.principal,
         issued_at: u32::try_from(app.effects.now().0 / 1000).unwrap_or(u32::MAX),

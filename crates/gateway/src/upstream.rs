@@ -3,6 +3,7 @@
 
 mod body;
 mod certainty;
+pub mod certificates;
 mod connect;
 pub mod cookies;
 pub mod destination;
@@ -10,6 +11,7 @@ pub mod fleet;
 pub mod http;
 mod many;
 pub mod modern;
+pub mod older;
 mod sending;
 mod socket;
 pub mod tunnel;

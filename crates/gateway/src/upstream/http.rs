@@ -188,6 +188,16 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Posts to another path of the upstream's, if it is up.
+    pub async fn post(
+        self: &Rc<Self>,
+        path: &PathAndQuery,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Answer, SendError> {
+        self.send_within(ONE_ATTEMPT, self.request(http::Method::POST, Some(path), headers, body), None).await
+    }
+
     /// Gets something else that the upstream has, if it is up.
     pub async fn get(self: &Rc<Self>, path: &PathAndQuery, headers: HeaderMap) -> Result<Answer, SendError> {
         let request = self.request(http::Method::GET, Some(path), headers, Bytes::new());
