@@ -47,4 +47,5 @@ mod streams;
 mod tidy;
 mod time_outs;
 mod tls;
+mod to_modern;
 mod transparency;
