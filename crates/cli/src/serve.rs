@@ -87,7 +87,7 @@ pub(crate) struct KeepArguments {
 
 /// Runs a program for as long as the gateway is there.
 pub(crate) fn keep(arguments: &KeepArguments) -> Result<(), Failure> {
-    let status = throughline_gateway::stdio::keep(&arguments.command)
+    let status = throughline_gateway::pipes::keep(&arguments.command)
         .map_err(|error| format!("{}: {error}; check that it is installed", arguments.command[0]))?;
     std::process::exit(status.code().unwrap_or(1));
 }

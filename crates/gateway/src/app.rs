@@ -16,9 +16,11 @@ use crate::account::Accounts;
 use crate::config::{self, Config};
 use crate::deadlines::Deadlines;
 use crate::effects::Effects;
+use crate::front::sse2024::Channels;
 use crate::grants::Grants;
 use crate::initialize::InitializeCache;
 use crate::keys::LiveKeys;
+use crate::lists::Lists;
 use crate::metadata;
 use crate::metrics::{Metrics, RouteCounts, Shard, StoreOperation};
 use crate::outlet::Outlets;
@@ -32,6 +34,8 @@ use crate::tokens::Verifier;
 use crate::upstream::destination::Destination;
 use crate::upstream::fleet::{Fleet, Member};
 use crate::upstream::http::Endpoint;
+use crate::upstream::modern::questions::Questions;
+use crate::upstream::older::Standing;
 
 /// State shared by all cores. Nothing in it is locked over an await.
 pub struct App {
@@ -67,8 +71,14 @@ pub struct App {
     pub accounts: Accounts,
     /// Streams toward clients that can be resumed.
     pub outlets: Outlets,
+    /// Streams of clients that speak HTTP with SSE.
+    pub channels: Channels,
+    /// What clients are asked for servers that cannot ask them.
+    pub questions: Questions,
     /// How many requests there were lately.
     pub history: Mutex<History>,
+    /// Bridges to upstreams that speak another transport.
+    pub bridges: Mutex<Vec<Standing>>,
     /// Calls that go on without their client.
     pub detached: Arc<AtomicUsize>,
     /// How much is being answered.
@@ -92,6 +102,8 @@ pub struct Route {
     pub initialize: InitializeCache,
     /// Which era the upstream speaks.
     pub era: EraCache,
+    /// Lists that need not be asked for again.
+    pub lists: Lists,
     /// What its profile and its selection of tools change; None where they change nothing.
     pub shape: Option<Shape>,
     /// The tokens that its requests carry; None where they carry none.
@@ -129,6 +141,7 @@ impl App {
                     index,
                     digest: first(&digest),
                     initialize: InitializeCache::default(),
+                    lists: Lists::default(),
                     era: EraCache::default(),
                     shape: Shape::of(route),
                     grants,
@@ -149,7 +162,10 @@ impl App {
             tokens,
             accounts: Accounts::default(),
             outlets: Outlets::default(),
+            channels: Channels::default(),
+            questions: Questions::default(),
             history: Mutex::default(),
+            bridges: Mutex::default(),
             detached: Arc::default(),
             room: Room::default(),
             metrics: Metrics::new(effects.now()),
@@ -269,10 +285,15 @@ impl Core {
     /// This core's connections to an endpoint.
     pub fn endpoint(&self, member: &Arc<Member>) -> Rc<Endpoint> {
         let mut pools = self.pools.borrow_mut();
-        let pool = pools.entry(member.id).or_insert_with(|| Pool {
-            of: Arc::downgrade(member),
-            endpoint: Endpoint::new(Arc::clone(&member.to), self.app.effects, Rc::clone(&self.deadlines)),
-        });
+        let open = || {
+            let to = Arc::clone(member.destination());
+            Endpoint::new(to, self.app.effects, Rc::clone(&self.deadlines))
+        };
+        let pool =
+            pools.entry(member.id).or_insert_with(|| Pool { of: Arc::downgrade(member), endpoint: open() });
+        if !std::ptr::eq(pool.endpoint.destination(), &**member.destination()) {
+            pool.endpoint = open();
+        }
         Rc::clone(&pool.endpoint)
     }
 

@@ -10,6 +10,7 @@
 //! and a test holds the two together.
 
 mod admin;
+mod cache;
 mod callers;
 mod command;
 mod error;
@@ -24,6 +25,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod transport;
 mod upstream;
 mod value;
 
@@ -35,6 +37,7 @@ use std::time::Duration;
 use crate::peer::Network;
 
 pub use admin::{AdminAddress, AdminToken};
+pub use cache::Cache;
 pub use callers::{ApiKey, CallerProxy, Callers, Conversation, KeyKind};
 pub use command::Command;
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
@@ -47,6 +50,7 @@ pub use route::{
 pub use state::{KeyRingPlace, StoreUrl, default_state_dir};
 pub use streams::Streams;
 pub use tokens::Tokens;
+pub use transport::Transport;
 pub use upstream::{Header, HeaderSource, Proxies, Proxy};
 pub use value::parse_duration;
 pub(crate) use value::place;

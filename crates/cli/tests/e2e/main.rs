@@ -33,4 +33,5 @@ mod races;
 mod reference;
 mod restored;
 mod sdk_client;
+mod sse2024;
 mod stateless;

@@ -71,6 +71,7 @@ fn the_example_is_valid_in_full_and_shows_the_defaults() {
         client_key: None,
         headers: Vec::new(),
         forward_headers: Vec::new(),
+        cache: Cache::default(),
         restore_calls: Vec::new(),
         ..makers::without_examples(&full.routes[0])
     };
@@ -140,6 +141,7 @@ warm = "5s"
 url = "http://[::1]:3000"
 [routes.files-2]
 url = ["https://files.internal/x?y=1", "https://files-2.internal/x"]
+transport = "sse"
 resolve = "all"
 probe = "7s"
 ca = "/etc/ca.pem"
@@ -151,6 +153,9 @@ forward_authorization = true
 mode = "stateless"
 anonymous = "shared"
 answers = "json"
+strict_headers = false
+cache.lists = "90s"
+cache.shared = true
 on_store_miss = "not-found"
 on_store_failure = "refuse"
 unsafe_after_loss = "refuse"
@@ -161,6 +166,7 @@ command = ["npx", "-y", "server"]
 environment = ["A=b=c"]
 directory = "/srv"
 processes = 3
+shared = true
 [callers]
 anonymous = "allow"
 [callers.keys.robot]

@@ -17,7 +17,7 @@ use crate::app::Core;
 use crate::classify::{self, Arrived, What};
 use crate::error::Fault;
 use crate::peer::Peer;
-use crate::urls::unescaped;
+use crate::urls::{parameter, unescaped};
 
 /// The member of a body, and the parameter of a query, that names a session.
 const SESSION_ID: &str = "sessionId";
@@ -211,10 +211,4 @@ fn hold(headers: &mut HeaderMap, id: &str) -> Result<(), Fault> {
     let id = HeaderValue::from_str(id).map_err(|_| Fault::SessionUnknown)?;
     headers.insert(HeaderName::from_static(MCP_SESSION_ID), id);
     Ok(())
-}
-
-/// A parameter of a query.
-fn parameter(query: &str, name: &str) -> Option<String> {
-    let value = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(found, _)| *found == name)?.1;
-    unescaped(&value.replace('+', " "))
 }
