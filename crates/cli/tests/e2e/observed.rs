@@ -163,6 +163,17 @@ fn application_insights_sees_each_instance() {
 }
 
 #[test]
+fn a_host_names_the_gateway_unless_its_operator_does() {
+    let upstream = Upstream::stateless(&[], &[]);
+    let on_host = ["-u", "WEBSITE_INSTANCE_ID", "-u", "THROUGHLINE_INSTANCE", "HOSTNAME=pod-7"];
+    for (arguments, name) in [(&[][..], "pod-7"), (&["--instance", "gate-1"], "gate-1")] {
+        let gateway = Gateway::in_environment(&on_host, &upstream.url(), arguments);
+        let answer = Mcp::new(gateway.url()).initialize();
+        assert_eq!(answer.header("throughline-instance"), Some(name));
+    }
+}
+
+#[test]
 fn a_collector_that_is_away_is_said_once_and_no_request_hears_of_it() {
     let collector = Collector::start();
     collector.answer(503);
