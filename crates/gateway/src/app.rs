@@ -15,6 +15,7 @@ use crate::account::Accounts;
 use crate::config::{self, Config};
 use crate::deadlines::Deadlines;
 use crate::effects::Effects;
+use crate::front::rest::Running;
 use crate::front::sse2024::Channels;
 use crate::grants::Grants;
 use crate::initialize::InitializeCache;
@@ -66,6 +67,8 @@ pub struct App {
     pub outlets: Outlets,
     /// Streams of clients that speak HTTP with SSE.
     pub channels: Channels,
+    /// Calls whose clients ask for the result later.
+    pub running: Running,
     /// How many requests there were lately.
     pub history: Mutex<History>,
     /// Bridges to upstreams that speak another transport.
@@ -142,6 +145,7 @@ impl App {
             accounts: Accounts::default(),
             outlets: Outlets::default(),
             channels: Channels::default(),
+            running: Running::default(),
             history: Mutex::default(),
             bridges: Mutex::default(),
             detached: Arc::default(),
