@@ -1,6 +1,8 @@
 //! Says what came: one HTTP request becomes one [`Arrived`], checked, with its era and its caller decided.
 //! Nothing behind this asks again.
 
+mod stated;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -26,6 +28,7 @@ use crate::peer::{self, Peer};
 use crate::principal::{self, Caller};
 use crate::tally::Seen;
 use crate::upstream::{ACCEPT_BOTH, JSON};
+pub use stated::Misstated;
 
 /// The reserved `_meta` member of revision 2026-07-28 that names the version of a request.
 const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
@@ -261,7 +264,7 @@ impl From<Fault> for Refused {
 pub async fn classify(
     core: &Core,
     peer: Peer,
-    parts: Parts,
+    mut parts: Parts,
     body: &mut Incoming,
 ) -> Result<Arrived, Refused> {
     let app = &core.app;
@@ -285,10 +288,12 @@ pub async fn classify(
     if listens && (era == Era::Modern || route.config.mode == Mode::Stateless) {
         return Err(Fault::Method("POST").into());
     }
-    let accepts = accepts(&route, headers);
-    let caller = principal::recognise(core, &route, peer, &parts, what.held())
-        .await
-        .map_err(|fault| Refused { fault, id: what.held().and_then(Held::raw_id).map(str::to_owned) })?;
+    let refused = |fault| Refused { fault, id: what.held().and_then(Held::raw_id).map(str::to_owned) };
+    if let (What::Request(held), Era::Modern) = (&what, era) {
+        stated::check(route.config.strict_headers, &mut parts.headers, held).map_err(refused)?;
+    }
+    let accepts = accepts(&route, &parts.headers);
+    let caller = principal::recognise(core, &route, peer, &parts, what.held()).await.map_err(refused)?;
     let headers = parts.headers;
     Ok(Arrived {
         peer,

@@ -10,6 +10,7 @@
 //! and a test holds the two together.
 
 mod admin;
+mod cache;
 mod callers;
 mod command;
 mod error;
@@ -36,6 +37,7 @@ use std::time::Duration;
 use crate::peer::Network;
 
 pub use admin::{AdminAddress, AdminToken};
+pub use cache::Cache;
 pub use callers::{ApiKey, CallerProxy, Callers, Conversation, KeyKind};
 pub use command::Command;
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
@@ -107,6 +109,8 @@ pub struct Config {
     pub admin_token: Option<AdminToken>,
     /// Where counts and health are shown to other machines. Default: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// What this instance is called, where it says who answered. Default (`None`): a random name, new at each start.
+    pub instance: Option<String>,
     /// Whether each request is logged, in a line of its own. Default: yes.
     pub access_log: bool,
     /// How much a peer may send or hold.
@@ -324,6 +328,7 @@ impl Config {
             workers,
             allowed_hosts,
             stateless,
+            instance,
             proxies,
         } = overrides;
         self.admin = admin.or_else(|| self.admin.take());
@@ -341,6 +346,7 @@ impl Config {
         }
         self.state_dir = state_dir.or_else(|| self.state_dir.take());
         self.workers = workers.or(self.workers);
+        self.instance = instance.or_else(|| self.instance.take());
         if let Some(hosts) = allowed_hosts {
             self.allowed_hosts = hosts;
         }
@@ -435,6 +441,7 @@ impl Config {
             admin: None,
             admin_token: None,
             metrics: None,
+            instance: None,
             access_log: true,
             limits: Limits::default(),
             timeouts: Timeouts::default(),

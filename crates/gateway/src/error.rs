@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use throughline_wire::envelope::EnvelopeError;
 use throughline_wire::version::ProtocolVersion;
 
+use crate::classify::Misstated;
 use crate::upstream::Refusal;
 
 /// A failure of the gateway's own, as the client will see it.
@@ -41,6 +42,8 @@ pub enum Fault {
     Envelope(EnvelopeError),
     /// `initialize` without the parameters that it needs.
     InitializeParams,
+    /// What a request of 2026-07-28 states about itself is not whole, or contradicts itself.
+    Misstated(Misstated),
     /// The request for the REST face lacks something; what.
     Rest(&'static str),
     /// The session id is unknown: never issued, expired, deleted, or somebody else's. All the same to the caller.
@@ -87,6 +90,10 @@ pub enum Fault {
     ModernToLegacy(String),
     /// The store is away, and the route does not go on without it.
     StoreAway,
+    /// The server needs something of the client that it did not announce; by which methods it would ask.
+    CannotAsk(String),
+    /// The server asked for something once more, after too many rounds of it.
+    TooManyRounds,
     /// The gateway is stopping.
     Stopping,
 }
@@ -111,7 +118,8 @@ mod code {
     pub(super) const STATE_LOST: i32 = -32013;
     pub(super) const UPSTREAM_FAULT: i32 = -32014;
     pub(super) const BUSY: i32 = -32015;
-    /// Defined by revision 2026-07-28, section "Error codes".
+    /// These are defined by revision 2026-07-28, section "Error codes".
+    pub(super) const HEADER_MISMATCH: i32 = -32020;
     pub(super) const UNSUPPORTED_VERSION: i32 = -32022;
 }
 
@@ -184,6 +192,7 @@ impl Fault {
             | Fault::Envelope(_)
             | Fault::Rest(_)
             | Fault::InitializeParams => self.bad_request(),
+            Fault::Misstated(how) => row(StatusCode::BAD_REQUEST, how.code(), &how.text()),
             Fault::SessionUnknown => row(
                 StatusCode::NOT_FOUND,
                 code::SESSION_NOT_FOUND,
@@ -248,6 +257,7 @@ impl Fault {
                         .to_owned(),
                 data: Some(versions(requested)),
             },
+            Fault::CannotAsk(_) | Fault::TooManyRounds => self.given_up(),
             _ => self.bad_gateway(),
         }
     }
@@ -324,6 +334,18 @@ impl Fault {
             ),
         };
         Row { status, code, text, data: None }
+    }
+
+    /// The rows of calls whose server wanted something before it went on. They stand in the place of its answer.
+    fn given_up(&self) -> Row {
+        let text = match self {
+            Fault::CannotAsk(methods) => format!(
+                "The server needs an answer to {methods} to go on with this call, and this client did not announce that \
+                 it can be asked; use a client that announces the capability in initialize"
+            ),
+            _ => "The server asked again and again instead of answering; the call was given up".to_owned(),
+        };
+        Row { status: StatusCode::OK, code: code::UPSTREAM_FAULT, text, data: None }
     }
 
     /// The rows that say what went wrong behind the gateway.
@@ -448,6 +470,29 @@ impl Denied {
             text += &format!(", resource_metadata=\"{metadata}\"");
         }
         HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("Bearer realm=\"throughline\""))
+    }
+}
+
+impl Misstated {
+    fn code(self) -> i32 {
+        match self {
+            Misstated::NotInMeta(_) => code::INVALID_PARAMS,
+            Misstated::NoHeader(_) | Misstated::HeaderDiffers(_) => code::HEADER_MISMATCH,
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Misstated::NotInMeta(member) => {
+                format!("Invalid params: every request of this revision needs {member} in params._meta")
+            }
+            Misstated::NoHeader(header) => {
+                format!("Header mismatch: {header} is missing; send it with what the body says")
+            }
+            Misstated::HeaderDiffers(header) => {
+                format!("Header mismatch: {header} does not say what the body says, or cannot be read")
+            }
+        }
     }
 }
 

@@ -12,8 +12,11 @@ use std::sync::Arc;
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use throughline_store::{Millis, RecordKey};
+use throughline_wire::bridge::to_modern::hello::{self, Offers};
 use throughline_wire::envelope;
+use throughline_wire::era::{Probe, may_be_modern};
 use throughline_wire::seal::SessionToken;
+use throughline_wire::version::ProtocolVersion;
 use throughline_wire::{jsonrpc, method};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -28,12 +31,13 @@ use crate::classify::{Arrived, Held};
 use crate::config::{Mode, Transport};
 use crate::credentials::Credentials;
 use crate::error::Fault;
-use crate::names;
 use crate::principal::{Caller, Continuity};
 use crate::session::{self, Kind, millis};
 use crate::upstream::cookies::Jar;
 use crate::upstream::fleet::{Place, Seat};
+use crate::upstream::modern::Modern;
 use crate::upstream::{self, Address, Own, Refusal, older};
+use crate::{names, probe};
 
 /// Which lists the server announces changes of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,11 +53,8 @@ pub struct Lists {
 
 impl Lists {
     fn of_result(result: &[u8]) -> Self {
-        let announces = |list: &str| {
-            let found = envelope::path(result, &["capabilities", list, "listChanged"]);
-            matches!(found, Ok(Some(span)) if &result[span.clone()] == b"true")
-        };
-        Lists { tools: announces("tools"), prompts: announces("prompts"), resources: announces("resources") }
+        let Offers { tools, prompts, resources, .. } = Offers::of(result);
+        Lists { tools, prompts, resources }
     }
 }
 
@@ -67,6 +68,16 @@ pub struct Opened {
     pub taken: bool,
     /// Nothing was opened: the upstream is known to keep no sessions, and has been told before.
     pub told: bool,
+}
+
+impl Opened {
+    /// Lets a modern server be told of this very client, which was told this version.
+    pub fn introduce(&mut self, params: &InitializeParams, told: Option<ProtocolVersion>) {
+        let Some(modern) = &self.address.modern else { return };
+        self.address.modern = Some(Modern::new(params, modern.offers()));
+        let told = told.unwrap_or_else(|| hello::told_version(&params.version));
+        self.address.version = version_header(told.as_str());
+    }
 }
 
 /// Opens an upstream session: a warm one if there is one.
@@ -161,6 +172,56 @@ async fn ask(
 }
 
 async fn ask_at(
+    core: &Rc<Core>,
+    route: &Route,
+    seat: Arc<Seat>,
+    credentials: &Credentials,
+    params: &InitializeParams,
+) -> Result<Answer, NoAnswer> {
+    let anywhere = || Address { at: Place::At(Arc::clone(&seat)), ..Address::anywhere(&route.fleet) };
+    let discover = || discover(core, route, anywhere().on_behalf(credentials), params);
+    if route.era.is_modern_only(core.app.effects.now())
+        && let Some(answer) = discover().await.map_err(NoAnswer::Fault)?
+    {
+        return Ok(answer);
+    }
+    let answer = shake_hands(core, route, Arc::clone(&seat), credentials, params).await;
+    match &answer {
+        Ok(_) => route.era.learn_legacy(true, core.app.effects.now()),
+        // A server that knows no such request may be one that needs none.
+        Err(NoAnswer::Refused(refusal))
+            if !refusal.is_challenge()
+                && route.era.speaks_modern(core.app.effects.now()) != Some(false)
+                && may_be_modern(refusal.status.as_u16(), &refusal.body) =>
+        {
+            if let Some(found) = discover().await.map_err(NoAnswer::Fault)? {
+                route.era.learn_legacy(false, core.app.effects.now());
+                return Ok(found);
+            }
+        }
+        Err(_) => {}
+    }
+    answer
+}
+
+/// Asks a server that may be a modern one what it is, and answers for it. None where it is not.
+async fn discover(
+    core: &Rc<Core>,
+    route: &Route,
+    address: Address,
+    params: &InitializeParams,
+) -> Result<Option<Answer>, Fault> {
+    let (probe, discovered) = probe::discover(core, &address).await.map_err(upstream::fault_of)?;
+    route.era.learn(probe, core.app.effects.now());
+    let Some(discovered) = discovered.filter(|_| probe == Probe::Modern) else { return Ok(None) };
+    let told = hello::told_version(&params.version);
+    let modern = Modern::new(params, Offers::of(&discovered));
+    let version = version_header(told.as_str());
+    let address = Address { version, modern: Some(modern), ..Address::anywhere(&route.fleet) };
+    Ok(Some(Answer { result: hello::welcome(&discovered, told).into(), address }))
+}
+
+async fn shake_hands(
     core: &Rc<Core>,
     route: &Route,
     seat: Arc<Seat>,

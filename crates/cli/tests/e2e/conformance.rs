@@ -265,6 +265,11 @@ fn first_difference(at: String, one: &Value, other: &Value) -> Option<(String, S
     pairs.into_iter().find_map(|(inner, one, other)| first_difference(format!("{at}/{inner}"), one, other))
 }
 
+/// Whether this is the code of a request that does not say of itself what it must, or says it in two ways.
+fn is_misstated(code: &Value) -> bool {
+    [-32602, -32020].map(Value::from).contains(code)
+}
+
 /// A check without what is different in every run: times, addresses and what is minted.
 fn constant(mut check: Value) -> Value {
     match &mut check {
@@ -278,6 +283,10 @@ fn constant(mut check: Value) -> Value {
                     // Only of the refusal of a foreign Host, which is in the gateway's own words, and of
                     // `initialize`, which the gateway answers in JSON.
                     "body" => Value::Null,
+                    // Refused by whoever reads it first; the words are their own, the code is the specification's.
+                    "response" if value.pointer("/error/code").is_some_and(is_misstated) => {
+                        json!([value.pointer("/error/code"), value["id"]])
+                    }
                     _ => constant(value.take()),
                 };
             }

@@ -24,6 +24,7 @@ mod idless;
 mod kept;
 mod load;
 mod makers;
+mod observed;
 mod openapi;
 mod peers;
 mod programs;

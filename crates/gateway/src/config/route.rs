@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use throughline_wire::profile::{Profile, list::Selection};
 
-use super::{Command, Grant, Header, Rest, Transport, place};
+use super::{Cache, Command, Grant, Header, Rest, Transport, place};
 
 /// URLs of one route at most.
 pub const MAX_ENDPOINTS: usize = 64;
@@ -57,12 +57,18 @@ pub struct Route {
     pub anonymous: Anonymous,
     /// `answers`: the form of answers. Default [`Answers::AsUpstream`].
     pub answers: Answers,
+    /// `strict_headers`: whether requests of 2026-07-28 have to repeat method, name and version in headers, as that
+    /// revision demands. Where not, what is missing is added toward the upstream; what is wrong is refused all the
+    /// same. Default: yes.
+    pub strict_headers: bool,
     /// `profile`: the kind of client whose limits its tool list and answers are brought to. Default: none.
     pub profile: Option<&'static Profile>,
     /// `tools.allow` and `tools.deny`: which of the server's tools there are for clients. Default: all.
     pub tools: Selection,
     /// `rest`: the REST face.
     pub rest: Rest,
+    /// `cache`: what is kept of the upstream's lists.
+    pub cache: Cache,
     /// `on_store_miss`: what becomes of a valid session id without a record. Default [`OnStoreMiss::Rebuild`].
     pub on_store_miss: OnStoreMiss,
     /// `on_store_failure`: what becomes of sessions while the store is away. Default [`OnStoreFailure::Serve`].
@@ -100,9 +106,11 @@ impl Route {
             mode: Mode::Sessions,
             anonymous: Anonymous::Isolated,
             answers: Answers::AsUpstream,
+            strict_headers: true,
             profile: None,
             tools: Selection::default(),
             rest: Rest::default(),
+            cache: Cache::default(),
             on_store_miss: OnStoreMiss::Rebuild,
             on_store_failure: OnStoreFailure::Serve,
             unsafe_after_loss: UnsafeAfterLoss::Replay,

@@ -10,6 +10,7 @@ use http::{HeaderName, Uri};
 use throughline_wire::profile::list::Selection;
 use toml::de::{DeTable, Error};
 
+use super::cache::CACHE;
 use super::callers;
 use super::grant::{self, GRANT};
 use super::read::{Field, Key, Reader};
@@ -146,12 +147,16 @@ const ROUTE: &[Key<Route>] = &[
     Key::new("answers", |r, f| {
         f.choice(&mut r.answers, &[("as-upstream", Answers::AsUpstream), ("json", Answers::Json)]);
     }),
+    Key::new("strict_headers", |r, f| f.flag(&mut r.strict_headers)),
     Key::new("profile", |r, f| f.parsed(&mut r.profile, "a profile", value::profile)),
     Key::new("tools", |r, f| {
         f.table(&mut r.tools, TOOLS);
     }),
     Key::new("rest", |r, f| {
         f.table(&mut r.rest, REST);
+    }),
+    Key::new("cache", |r, f| {
+        f.table(&mut r.cache, CACHE);
     }),
     Key::new("on_store_miss", |r, f| {
         let choices = [("rebuild", OnStoreMiss::Rebuild), ("not-found", OnStoreMiss::NotFound)];
@@ -193,6 +198,7 @@ pub(super) fn known_keys() -> Vec<String> {
         of("upstream.", ROUTE),
         of("upstream.tools.", TOOLS),
         of("upstream.rest.", REST),
+        of("upstream.cache.", CACHE),
         of("upstream.token.", GRANT),
         of("upstream.restore.", RESTORE),
         of("tls.", TLS),

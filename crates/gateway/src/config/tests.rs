@@ -71,6 +71,7 @@ fn the_example_is_valid_in_full_and_shows_the_defaults() {
         client_key: None,
         headers: Vec::new(),
         forward_headers: Vec::new(),
+        cache: Cache::default(),
         restore_calls: Vec::new(),
         ..makers::without_examples(&full.routes[0])
     };
@@ -152,6 +153,9 @@ forward_authorization = true
 mode = "stateless"
 anonymous = "shared"
 answers = "json"
+strict_headers = false
+cache.lists = "90s"
+cache.shared = true
 on_store_miss = "not-found"
 on_store_failure = "refuse"
 unsafe_after_loss = "refuse"
@@ -188,6 +192,7 @@ fn every_key_is_read() {
         admin: Some(AdminAddress::Unix("/run/tl.sock".into())),
         admin_token: None,
         metrics: Some("[::]:9464".parse().unwrap()),
+        instance: None,
         access_log: false,
         workers: NonZeroUsize::new(3),
         state_dir: Some("/var/lib/tl".into()),

@@ -81,8 +81,8 @@ pub async fn answer(
     }
 }
 
-async fn run(core: Rc<Core>, call: Call) -> Response<ReplyBody> {
-    let present = tally::enter(&core);
+async fn run(core: Rc<Core>, mut call: Call) -> Response<ReplyBody> {
+    let present = tally::enter(&core, &mut call.arrived);
     let plain = wanted(&core, &call).await.unwrap_or_else(|fault| Plain::fault(&fault));
     let mut response = finished(plain, reply::empty(&core.app, StatusCode::OK));
     metadata::localise(&core.app, &call.arrived, &mut response);

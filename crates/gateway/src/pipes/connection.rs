@@ -15,8 +15,8 @@ use super::SECRET;
 use super::pipe::{Inlet, Pipe, Untold, Use};
 use crate::names;
 use crate::upstream::cookies::Jar;
-use crate::upstream::http::{self as upstream_http, Answer, AnswerBody, Endpoint, SendError};
-use crate::upstream::{self, JSON, Refusal};
+use crate::upstream::http::{Answer, Endpoint, SendError};
+use crate::upstream::{self, AnswerBody, JSON, Refusal};
 use crate::urls;
 
 /// How long a server may take to name its endpoint.
@@ -190,7 +190,7 @@ impl Connection {
 
 async fn refusal(answer: Answer) -> Refusal {
     let Answer { status, headers, body } = answer;
-    let body = upstream_http::read_whole(body, Vec::new(), MAX_REFUSAL).await.ok().flatten();
+    let body = upstream::read_whole(body, Vec::new(), MAX_REFUSAL).await.ok().flatten();
     Refusal { status, headers, body: body.unwrap_or_default() }
 }
 

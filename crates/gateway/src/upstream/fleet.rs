@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use arc_swap::ArcSwap;
 use throughline_store::Millis;
 
+use super::certificates::Certificates;
 use super::destination::Destination;
 use crate::config::Resolve;
 use crate::session::lock;
@@ -256,6 +257,11 @@ impl Fleet {
     /// Whether requests carry something of the client's that the upstream may ask for.
     pub fn forwards(&self) -> bool {
         self.configured.iter().any(|url| url.to.forwards)
+    }
+
+    /// What its encrypted connections have in common, if it has any.
+    pub fn certificates(&self) -> Option<&Arc<Certificates>> {
+        self.configured.iter().find_map(|url| url.to.tls.as_ref().map(|tls| &tls.certificates))
     }
 
     /// Those that take what is new.

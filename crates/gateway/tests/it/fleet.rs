@@ -375,7 +375,7 @@ fn what_needs_no_session_goes_where_the_fewest_requests_are() {
         });
     }
     let gateway = Gw::over(&upstreams, |config| config.timeouts.connect = TOO_LONG);
-    let client = gateway.client().with("mcp-protocol-version", "2026-07-28");
+    let client = gateway.client().with("mcp-protocol-version", "2026-07-28").with("mcp-method", "tools/list");
     let body = |id: usize| {
         let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"t","version":"1"}}"#;
         request(&id.to_string(), "tools/list", &format!("{{{meta}}}"))

@@ -20,6 +20,7 @@ mod ids;
 mod issued;
 mod keyed;
 mod limits;
+mod lists;
 mod lookout;
 mod malformed;
 mod metrics;

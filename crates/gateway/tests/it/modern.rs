@@ -12,8 +12,9 @@ use throughline_gateway::Config;
 
 const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"t","version":"1"}}"#;
 
-fn modern(client: &Client) -> Client {
-    client.with("mcp-protocol-version", "2026-07-28")
+/// A client whose requests of this method say in their headers what they are.
+fn modern(client: &Client, method: &str) -> Client {
+    client.with("mcp-protocol-version", "2026-07-28").with("mcp-method", method)
 }
 
 fn discovered(request: &Request) -> Answer {
@@ -43,10 +44,9 @@ fn a_request_passes_byte_for_byte_without_a_session() {
     let result = r#"{ "id":"\u0041", "result":{"resultType":"complete","n":1e3,"big":123456789012345678901}, "jsonrpc":"2.0" }"#;
     speaks_modern(&upstream, move |_| json(200, result).with("mcp-session-id", "upstream-would-not"));
     let body = format!(
-        r#" {{"params":{{"name":"count","z":[1.0,{{}}],{META}}},"method":"tools/call","id":"\u0041","jsonrpc":"2.0"}} "#
+        r#" {{"params":{{"name":"caf\u00e9","z":[1.0,{{}}],{META}}},"method":"tools/call","id":"\u0041","jsonrpc":"2.0"}} "#
     );
-    let client = modern(&gateway.client())
-        .with("mcp-method", "tools/call")
+    let client = modern(&gateway.client(), "tools/call")
         .with("mcp-name", "=?base64?Y2Fmw6k=?=")
         .with("mcp-param-region", "eu")
         .with("mcp-session-id", "garbage")
@@ -73,16 +73,91 @@ fn a_request_passes_byte_for_byte_without_a_session() {
     assert_eq!(upstream.methods(), ["server/discover", "tools/call"]);
 }
 
+/// A gateway whose route tolerates missing headers.
+fn lenient(upstream: &Upstream) -> Gw {
+    let mut config = Config::for_upstream(&upstream.url()).unwrap();
+    config.routes[0].strict_headers = false;
+    Gw::run(upstream, config, Clock::<7>::EFFECTS)
+}
+
 #[test]
-fn the_version_may_stand_in_the_body_alone() {
+fn where_headers_may_be_missing_they_are_added() {
     let upstream = Upstream::start();
-    let gateway = Gw::start(&upstream);
+    let gateway = lenient(&upstream);
     speaks_modern(&upstream, |request| {
         json(200, format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}}}}"#, request.id()))
     });
-    let body = request("1", "tools/list", &format!("{{{META}}}"));
-    assert_eq!(gateway.client().post(body).status, 200);
+    let body = request("1", "tools/call", &format!("{{\"name\":\"caf\u{e9}\",{META}}}"));
+    assert_eq!(gateway.client().post(&body).status, 200);
+    let arrived = upstream.of("tools/call").pop().unwrap();
+    assert_eq!(arrived.text(), body);
+    for (name, value) in [
+        ("mcp-protocol-version", "2026-07-28"),
+        ("mcp-method", "tools/call"),
+        ("mcp-name", "=?base64?Y2Fmw6k=?="),
+    ] {
+        assert_eq!(arrived.headers.get(name), Some(value), "{name}");
+    }
     assert_eq!((upstream.count("initialize"), upstream.count("server/discover")), (0, 1));
+}
+
+#[test]
+fn headers_that_contradict_the_body_are_refused() {
+    let upstream = Upstream::start();
+    speaks_modern(&upstream, |request| {
+        json(200, format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}}}}"#, request.id()))
+    });
+    let (strict, lenient) = (Gw::start(&upstream), lenient(&upstream));
+    let right = [("mcp-protocol-version", "2026-07-28"), ("mcp-method", "tools/call"), ("mcp-name", "echo")];
+    let with = |gateway: &Gw, headers: &[(&str, &str)]| {
+        headers.iter().fold(gateway.client(), |client, (name, value)| client.with(name, value))
+    };
+    let body = request("\"q\"", "tools/call", &format!(r#"{{"name":"echo",{META}}}"#));
+    for gateway in [&strict, &lenient] {
+        assert_eq!(with(gateway, &right).post(&body).status, 200);
+        let encoded = with(gateway, &right).with("mcp-name", "=?base64?ZWNobw==?=");
+        assert_eq!(encoded.with("mcp-param-region", "=?base64?w6k=?=").post(&body).status, 200);
+        for (name, value) in [
+            ("mcp-protocol-version", "2025-11-25"),
+            ("mcp-protocol-version", "2027-01-01"),
+            ("mcp-method", "tools/list"),
+            ("mcp-method", "Tools/Call"),
+            ("mcp-name", "Echo"),
+            ("mcp-name", "=?base64?RWNobw==?="),
+            ("mcp-name", "=?base64?ZWNob===?="),
+            ("mcp-param-region", "=?base64?/w==?="),
+        ] {
+            let answer = with(gateway, &right).with(name, value).post(&body);
+            assert_eq!((answer.status, answer.code()), (400, -32020), "{name}: {value}");
+            assert_eq!(answer.json()["id"], "q");
+        }
+    }
+    for (name, _) in right {
+        let answer = with(&strict, &right).without(name).post(&body);
+        assert_eq!((answer.status, answer.code()), (400, -32020), "without {name}");
+        assert_eq!(with(&lenient, &right).without(name).post(&body).status, 200, "without {name}");
+    }
+    assert_eq!(upstream.count("tools/call"), 7, "none that was refused was executed");
+}
+
+#[test]
+fn what_a_request_must_say_of_itself_comes_before_its_headers() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let client = gateway.client().with("mcp-protocol-version", "2026-07-28");
+    let version = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28""#;
+    for params in [
+        "{}".to_owned(),
+        r#"{"_meta":{}}"#.to_owned(),
+        r#"{"_meta":{"io.modelcontextprotocol/protocolVersion":20260728,"io.modelcontextprotocol/clientCapabilities":{}}}"#.to_owned(),
+        format!(r#"{{"_meta":{{{version}}}}}"#),
+        format!(r#"{{"_meta":{{{version},"io.modelcontextprotocol/clientCapabilities":[]}}}}"#),
+    ] {
+        let answer = client.post(request("7", "tools/list", &params));
+        assert_eq!((answer.status, answer.code()), (400, -32602), "{params}");
+        assert_eq!(answer.json()["id"], 7);
+    }
+    assert_eq!(upstream.methods(), [""; 0]);
 }
 
 #[test]
@@ -93,22 +168,21 @@ fn what_the_modern_era_does_not_have_is_refused_by_the_upstream() {
     let answer = refusal.clone();
     speaks_modern(&upstream, move |_| json(404, answer.clone()));
     let unknown = META.replace("2026-07-28", "v999.0.0");
-    for (client, method, meta) in [
-        (modern(&gateway.client()), "initialize", META),
-        (gateway.client(), "tools/list", unknown.as_str()),
-        (gateway.client().with("mcp-protocol-version", "v999.0.0"), "tools/list", unknown.as_str()),
-    ] {
+    for (version, method, meta) in
+        [("2026-07-28", "initialize", META), ("v999.0.0", "tools/list", unknown.as_str())]
+    {
+        let client = modern(&gateway.client(), method).with("mcp-protocol-version", version);
         let answer = client.post(request("1", method, &format!("{{{meta}}}")));
         assert_eq!((answer.status, answer.text()), (404, refusal.clone()), "{method} {meta}");
     }
-    assert_eq!(upstream.methods(), ["server/discover", "initialize", "tools/list", "tools/list"]);
+    assert_eq!(upstream.methods(), ["server/discover", "initialize", "tools/list"]);
 }
 
 #[test]
 fn initialize_is_legacy_whatever_its_headers_say() {
     let upstream = Upstream::start();
     let gateway = Gw::start(&upstream);
-    let hello = modern(&gateway.client()).post(initialize_body("2025-11-25", "{}"));
+    let hello = modern(&gateway.client(), "tools/list").post(initialize_body("2025-11-25", "{}"));
     assert_eq!((hello.status, hello.headers.get("mcp-session-id").is_some()), (200, true));
 }
 
@@ -122,10 +196,10 @@ fn streams_errors_and_notifications_pass_too() {
         "notifications/x" => refused(202, "text/plain", ""),
         _ => json(404, rpc_error("1", -32601, "Method not found")),
     });
-    let client = modern(&gateway.client());
+    let client = modern(&gateway.client(), "tools/call");
     let answer = client.post(request("1", "tools/call", &format!("{{{META}}}")));
     assert_eq!((answer.status, answer.text().as_str()), (200, stream));
-    let answer = client.post(request("1", "no/such", &format!("{{{META}}}")));
+    let answer = modern(&client, "no/such").post(request("1", "no/such", &format!("{{{META}}}")));
     assert_eq!((answer.status, answer.text()), (404, rpc_error("1", -32601, "Method not found")));
     let told = client.post(r#"{"jsonrpc":"2.0","method":"notifications/x"}"#);
     assert_eq!((told.status, told.body.len()), (202, 0));
@@ -148,8 +222,8 @@ fn a_client_that_leaves_cancels_its_request_upstream() {
             seen.open();
         }))
     });
-    let mut stream =
-        modern(&gateway.client()).open("POST", request("1", "tools/call", &format!("{{{META}}}")));
+    let mut stream = modern(&gateway.client(), "tools/call")
+        .open("POST", request("1", "tools/call", &format!("{{{META}}}")));
     stream.message();
     drop(stream);
     left.wait();
@@ -160,7 +234,8 @@ fn a_legacy_upstream_is_named_in_a_clear_refusal_and_asked_once() {
     let upstream = Upstream::start();
     let gateway = Gw::start(&upstream);
     for _ in 0..3 {
-        let answer = modern(&gateway.client()).post(request("\"m\"", "tools/call", &format!("{{{META}}}")));
+        let client = modern(&gateway.client(), "tools/call");
+        let answer = client.post(request("\"m\"", "tools/call", &format!("{{{META}}}")));
         assert_eq!((answer.status, answer.code()), (400, -32022), "{}", answer.text());
         let json = answer.json();
         assert_eq!(json["id"], "m");
@@ -173,25 +248,19 @@ fn a_legacy_upstream_is_named_in_a_clear_refusal_and_asked_once() {
 }
 
 #[test]
-fn a_refusal_repeats_the_version_that_made_the_request_modern() {
+fn a_refusal_repeats_the_version_that_was_asked_for() {
     let upstream = Upstream::start();
     let gateway = Gw::start(&upstream);
-    let none = "";
-    for (header, meta, requested) in [
-        (none, "2027-01-01", "2027-01-01"),
-        ("2025-11-25", "2027-01-01", "2027-01-01"),
-        ("2026-07-28", "2027-01-01", "2027-01-01"),
-        ("2027-01-01", none, "2027-01-01"),
-        ("2027-01-01", "2025-11-25", "2027-01-01"),
-        (none, "not a version, and longer than any", "not a version, and longer than a"),
+    let capabilities = r#""io.modelcontextprotocol/clientCapabilities":{}"#;
+    for (version, requested) in [
+        ("2027-01-01", "2027-01-01"),
+        ("not a version, and longer than any", "not a version, and longer than a"),
     ] {
-        let client = gateway.client();
-        let client = if header.is_empty() { client } else { client.with("mcp-protocol-version", header) };
-        let name = "io.modelcontextprotocol/protocolVersion";
-        let meta = if meta.is_empty() { String::new() } else { format!("{name:?}:{meta:?}") };
+        let client = modern(&gateway.client(), "tools/call").with("mcp-protocol-version", version);
+        let meta = format!(r#""io.modelcontextprotocol/protocolVersion":"{version}",{capabilities}"#);
         let answer = client.post(request("1", "tools/call", &format!(r#"{{"_meta":{{{meta}}}}}"#)));
         assert_eq!((answer.status, answer.code()), (400, -32022), "{}", answer.text());
-        assert_eq!(answer.json()["error"]["data"]["requested"], requested, "{header:?}, {meta:?}");
+        assert_eq!(answer.json()["error"]["data"]["requested"], requested);
     }
 }
 
@@ -201,7 +270,11 @@ fn what_is_known_of_the_upstream_heals() {
     let upstream = Upstream::start();
     let config = Config::for_upstream(&upstream.url()).unwrap();
     let gateway = Gw::run(&upstream, config, Clock1::EFFECTS);
-    let ask = || modern(&gateway.client()).post(request("1", "tools/list", &format!("{{{META}}}"))).status;
+    let ask = || {
+        modern(&gateway.client(), "tools/list")
+            .post(request("1", "tools/list", &format!("{{{META}}}")))
+            .status
+    };
     assert_eq!(ask(), 400);
     speaks_modern(&upstream, |request| {
         json(200, format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}}}}"#, request.id()))
@@ -231,7 +304,11 @@ fn an_inconclusive_answer_is_never_kept() {
         }
         Some(refused(503, "text/plain", "starting"))
     });
-    let ask = || modern(&gateway.client()).post(request("1", "tools/list", &format!("{{{META}}}"))).status;
+    let ask = || {
+        modern(&gateway.client(), "tools/list")
+            .post(request("1", "tools/list", &format!("{{{META}}}")))
+            .status
+    };
     assert_eq!(ask(), 503);
     assert_eq!(ask(), 503);
     assert_eq!(upstream.count("server/discover"), 2);
@@ -244,9 +321,9 @@ fn at_most_once_holds_here_too() {
     let upstream = Upstream::start();
     let gateway = Gw::start(&upstream);
     speaks_modern(&upstream, |_| Answer::Close(Vec::new()));
-    let client = modern(&gateway.client());
+    let client = modern(&gateway.client(), "tools/call");
     let answer = client.post(request("1", "tools/call", &format!("{{{META}}}")));
     assert_eq!((answer.status, answer.code(), upstream.count("tools/call")), (502, -32012, 1));
-    let answer = client.post(request("1", "tools/list", &format!("{{{META}}}")));
+    let answer = modern(&client, "tools/list").post(request("1", "tools/list", &format!("{{{META}}}")));
     assert_eq!((answer.status, upstream.count("tools/list")), (502, 2));
 }

@@ -77,7 +77,7 @@ impl Server {
             instance: config.instance.clone(),
             host: config.host.clone(),
             figures: Arc::new(Figures::new(tools.iter().map(|tool| tool.name.to_string()))),
-            tallies: Tallies::new(config.keys.clone(), config.audience.clone(), config.handle_lifetime),
+            tallies: Tallies::new(config)?,
             workshop: Workshop::new(config.computations),
             principal_header: config.principal_header.clone(),
             era: config.era,
@@ -186,7 +186,8 @@ impl ServerHandler for Server {
         };
         let trace_id = trace.as_ref().map(|trace| trace.trace_id.as_str());
         let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        tracing::info!(target: "throughline::access", tool, outcome, micros, trace_id, "tools/call");
+        let instance = self.instance.as_str();
+        tracing::info!(target: "throughline::access", instance, tool, outcome, micros, trace_id, "tools/call");
         answer
     }
 

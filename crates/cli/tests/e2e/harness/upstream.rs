@@ -147,6 +147,11 @@ impl Upstream {
         self.process.kill9();
     }
 
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn terminate(&mut self) {
+        assert!(self.process.terminate(), "it ends well");
+    }
+
     /// Starts it again after [`Upstream::kill9`].
     pub(crate) fn start_again(&mut self) {
         self.process.start_again();

@@ -51,6 +51,8 @@ pub(super) fn files_of_every_key() -> Route {
         mode: Mode::Stateless,
         anonymous: Anonymous::Shared,
         answers: Answers::Json,
+        strict_headers: false,
+        cache: Cache { lists: Some(Duration::from_secs(90)), shared: true },
         on_store_miss: OnStoreMiss::NotFound,
         on_store_failure: OnStoreFailure::Refuse,
         unsafe_after_loss: UnsafeAfterLoss::Refuse,

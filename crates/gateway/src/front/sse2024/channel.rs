@@ -182,7 +182,9 @@ pub(super) async fn open(
     let _ = to.try_send(Bytes::from(format!("event: endpoint\ndata: {endpoint}\n\n")));
     lock(&core.app.channels.0).insert(key, line.clone());
     let response = reply::channel(&core.app, body);
-    let response = tally::answered(tally::enter(core), super::about(&arrived, What::Listen(None)), response);
+    let mut opened = super::about(&arrived, What::Listen(None));
+    let present = tally::enter(core, &mut opened);
+    let response = tally::answered(present, opened, response);
     let holder =
         Holder { core: Rc::clone(core), arrived, key, to, line, used: false, hearing: None, in_use: None };
     tokio::task::spawn_local(holder.run(said));

@@ -66,11 +66,11 @@ pub(super) async fn take(core: Rc<Core>, posted: Posted) -> Response<ReplyBody> 
 /// The answer that the MCP endpoint would give. `key`: of the session that `initialize` begins.
 async fn answered(
     core: &Rc<Core>,
-    arrived: Arrived,
+    mut arrived: Arrived,
     key: Option<throughline_store::RecordKey>,
 ) -> Response<ReplyBody> {
     let app = &core.app;
-    let present = tally::enter(core);
+    let present = tally::enter(core, &mut arrived);
     let outcome = match (&arrived.what, key) {
         (What::Initialize(held), Some(key)) => {
             let welcome = initialize::answer_in(core, &arrived, held, Some(key)).await;

@@ -242,7 +242,7 @@ fn versions(ids: &Ids) -> Vec<Case> {
         [("/mcp", None), ("/mcp", Some(&ids.live[0])), ("/plain/mcp", None), ("/json/mcp", None)]
     {
         let session = session.map_or(String::new(), |id| format!("Mcp-Session-Id: {id}\r\n"));
-        for (versions, expected) in [(&legacy[..], "200"), (&modern[..], "400 -32022")] {
+        for (versions, expected) in [(&legacy[..], "200"), (&modern[..], "400 -32602")] {
             for version in versions {
                 let headers = format!("{USUAL}{session}MCP-Protocol-Version: {version}\r\n");
                 let bytes = post(path, headers.as_bytes(), LIST.as_bytes());
@@ -256,12 +256,18 @@ fn versions(ids: &Ids) -> Vec<Case> {
                 let bytes = request(method, path, headers.as_bytes());
                 all.push(Case::new(format!("{method} {path} in version {version:?}"), bytes, "405 -32000"));
             }
-            let body = format!(
-                r#"{{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{{"_meta":{{"io.modelcontextprotocol/protocolVersion":"{version}"}}}}}}"#
-            );
-            let headers = format!("{USUAL}{session}");
-            let bytes = post(path, headers.as_bytes(), body.as_bytes());
-            all.push(Case::new(format!("{path} with {version} in its _meta"), bytes, "400 -32022"));
+            for (members, expected) in [
+                ("", "400 -32602"),
+                (r#","io.modelcontextprotocol/clientCapabilities":[]"#, "400 -32602"),
+                (r#","io.modelcontextprotocol/clientCapabilities":{}"#, "400 -32020"),
+            ] {
+                let body = format!(
+                    r#"{{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{{"_meta":{{"io.modelcontextprotocol/protocolVersion":"{version}"{members}}}}}}}"#
+                );
+                let headers = format!("{USUAL}{session}");
+                let bytes = post(path, headers.as_bytes(), body.as_bytes());
+                all.push(Case::new(format!("{path} with {version} in its _meta{members}"), bytes, expected));
+            }
         }
     }
     all
