@@ -18,6 +18,7 @@ use crate::bridge::subscriptions::Hubs;
 use crate::config::{self, Config};
 use crate::deadlines::Deadlines;
 use crate::effects::Effects;
+use crate::front::rest::Running;
 use crate::front::sse2024::Channels;
 use crate::grants::Grants;
 use crate::initialize::InitializeCache;
@@ -75,6 +76,8 @@ pub struct App {
     pub outlets: Outlets,
     /// Streams of clients that speak HTTP with SSE.
     pub channels: Channels,
+    /// Calls whose clients ask for the result later.
+    pub running: Running,
     /// What clients are asked for servers that cannot ask them.
     pub questions: Questions,
     /// How many requests there were lately.
@@ -169,6 +172,7 @@ impl App {
             accounts: Accounts::default(),
             outlets: Outlets::default(),
             channels: Channels::default(),
+            running: Running::default(),
             questions: Questions::default(),
             history: Mutex::default(),
             bridges: Mutex::default(),

@@ -59,6 +59,8 @@ pub enum Fault {
     KeysAway,
     /// The event that a client wants to resume after is of a stream that is not kept any more.
     StreamGone,
+    /// The call whose result is asked for is not kept: never begun, somebody else's, cancelled, or too long ago.
+    CallUnknown,
     /// The client has cancelled its request.
     Cancelled,
     /// No more sessions can be opened now.
@@ -206,6 +208,11 @@ impl Fault {
                 code::SERVER,
                 "Stream not found: what it said is not kept any more; open a new one without Last-Event-ID, and check the \
                  effect of a call before you repeat it",
+            ),
+            Fault::CallUnknown => row(
+                StatusCode::NOT_FOUND,
+                code::SERVER,
+                "Call not found: it is not yours, was cancelled, or its result is not kept any more",
             ),
             Fault::Cancelled => {
                 row(StatusCode::BAD_REQUEST, code::SERVER, "Cancelled: the client cancelled this request")

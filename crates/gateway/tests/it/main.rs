@@ -36,6 +36,7 @@ mod proxies;
 mod questions;
 mod replicas;
 mod rest;
+mod rest_later;
 mod restored;
 mod resumption;
 mod setup_calls;
