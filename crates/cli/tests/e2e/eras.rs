@@ -1,23 +1,22 @@
-//! Promise 4: a modern request passes to an upstream that speaks its era; toward another it gets an error
-//! that says so.
+//! Promise 4: a modern request passes to an upstream that speaks its era; toward another the gateway is a legacy
+//! client in its name.
 
 use serde_json::json;
 
 use crate::harness::{Gateway, MODERN, Mcp, Upstream};
 
 #[test]
-fn a_legacy_upstream_refuses_clearly() {
+fn a_legacy_upstream_is_spoken_to_as_its_era_has_it() {
     for upstream in [Upstream::rmcp(), Upstream::python1()] {
         let gateway = Gateway::start(&upstream.url(), &[]);
         let client = Mcp::new(gateway.url());
-        let requests =
-            [("tools/list", json!({})), ("tools/call", json!({"name": "increment", "arguments": {}}))];
-        for (method, params) in requests {
-            let refused = client.modern_request(method, params);
-            assert_eq!((refused.status, refused.error_code()), (400, Some(-32022)), "{refused:?}");
-            assert_eq!(refused.message()["id"], refused.request_id);
-            let supported = &refused.message()["error"]["data"]["supported"];
-            assert!(supported.as_array().is_some_and(|all| !all.contains(&json!(MODERN))), "{refused:?}");
+        let found = client.modern_request("server/discover", json!({}));
+        assert_eq!(found.message()["result"]["supportedVersions"], json!([MODERN]), "{found:?}");
+        for round in 1..=2 {
+            let counted = client.modern_request("tools/call", json!({"name": "increment", "arguments": {}}));
+            let result = &counted.message()["result"];
+            assert_eq!(result["structuredContent"], json!({"value": round}), "{counted:?}");
+            assert_eq!((&result["resultType"], counted.header("mcp-session-id")), (&json!("complete"), None));
         }
         assert_eq!(Mcp::connected(gateway.url()).increment(), 1, "legacy clients are served beside it");
     }
