@@ -1,6 +1,7 @@
 //! Clients of 2026-07-28 at a server that speaks older revisions: the gateway is a legacy client for them.
 
 mod asker;
+mod handles;
 mod input;
 mod listening;
 mod waiting;
