@@ -25,7 +25,7 @@ use crate::session::{Awaited, InFlight, Kind, Session};
 use crate::translate::{Renamed, Tagger};
 use crate::upstream::http::SendError;
 use crate::upstream::{self, ACCEPT_BOTH, Address, JSON, Looked};
-use crate::{listen, names, recover, restore};
+use crate::{listen, names, probe, recover, restore};
 
 /// An answer on its way to the client, with what it has to be translated by.
 pub struct Answered {
@@ -127,7 +127,7 @@ async fn hold(
             }
             Err(error) => return Err(upstream::fault_of(error)),
         };
-        let lost = match loss_of(core, credentials, &bound, &looked).await? {
+        let lost = match loss_of(core, &session.route, credentials, &bound, &looked).await? {
             None => return Ok((alive(looked), bound, origin)),
             Some(sign) => Lost { generation: bound.generation, sign },
         };
@@ -148,7 +148,7 @@ async fn hold(
 }
 
 async fn send(
-    core: &Core,
+    core: &Rc<Core>,
     route: &Route,
     address: &Address,
     headers: HeaderMap,
@@ -163,14 +163,19 @@ async fn send(
 
 /// Whether the answer says that the session is lost; where that is not certain, a `ping` in the session tells.
 async fn loss_of(
-    core: &Core,
+    core: &Rc<Core>,
+    route: &Route,
     credentials: &Credentials,
     bound: &Bound,
     looked: &Looked,
 ) -> Result<Option<Sign>, Fault> {
-    match looked.verdict(bound.address.session_id.is_some()) {
+    match looked.verdict(&bound.address) {
         Verdict::Alive => Ok(None),
         Verdict::Lost(sign) => Ok(Some(sign)),
+        Verdict::Suspected(Sign::EraChanged) => {
+            let address = bound.address.on_behalf(credentials);
+            Ok(Box::pin(probe::has_changed(core, route, &address)).await.then_some(Sign::EraChanged))
+        }
         Verdict::Suspected(sign) => {
             let address = bound.address.on_behalf(credentials);
             // In a box: it is rare, and every call would have to have room for it.

@@ -180,6 +180,8 @@ pub enum Accepts {
     Json,
     /// Event streams as well.
     Streams,
+    /// The messages themselves, on a stream that it has (2024-11-05, "HTTP with SSE").
+    Messages,
 }
 
 /// What a client that goes away means by it.

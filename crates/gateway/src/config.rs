@@ -10,6 +10,7 @@
 //! and a test holds the two together.
 
 mod admin;
+mod cache;
 mod callers;
 mod command;
 mod error;
@@ -24,6 +25,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod transport;
 mod upstream;
 mod value;
 
@@ -35,6 +37,7 @@ use std::time::Duration;
 use crate::peer::Network;
 
 pub use admin::{AdminAddress, AdminToken};
+pub use cache::Cache;
 pub use callers::{ApiKey, CallerProxy, Callers, Conversation, KeyKind};
 pub use command::Command;
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
@@ -48,6 +51,7 @@ pub use route::{
 pub use state::{KeyRingPlace, StoreUrl, default_state_dir};
 pub use streams::Streams;
 pub use tokens::Tokens;
+pub use transport::Transport;
 pub use upstream::{Header, HeaderSource, Proxies, Proxy};
 pub use value::parse_duration;
 pub(crate) use value::place;
@@ -106,6 +110,8 @@ pub struct Config {
     pub admin_token: Option<AdminToken>,
     /// Where counts and health are shown to other machines. Default: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// What this instance is called, where it says who answered. Default (`None`): a random name, new at each start.
+    pub instance: Option<String>,
     /// Whether each request is logged, in a line of its own. Default: yes.
     pub access_log: bool,
     /// How much a peer may send or hold.
@@ -334,6 +340,7 @@ impl Config {
             workers,
             allowed_hosts,
             stateless,
+            instance,
             proxies,
         } = overrides;
         self.admin = admin.or_else(|| self.admin.take());
@@ -351,6 +358,7 @@ impl Config {
         }
         self.state_dir = state_dir.or_else(|| self.state_dir.take());
         self.workers = workers.or(self.workers);
+        self.instance = instance.or_else(|| self.instance.take());
         if let Some(hosts) = allowed_hosts {
             self.allowed_hosts = hosts;
         }
@@ -445,6 +453,7 @@ impl Config {
             admin: None,
             admin_token: None,
             metrics: None,
+            instance: None,
             access_log: true,
             limits: Limits::default(),
             timeouts: Timeouts::default(),

@@ -59,6 +59,8 @@ pub enum Fault {
     KeysAway,
     /// The event that a client wants to resume after is of a stream that is not kept any more.
     StreamGone,
+    /// The call whose result is asked for is not kept: never begun, somebody else's, cancelled, or too long ago.
+    CallUnknown,
     /// The client has cancelled its request.
     Cancelled,
     /// No more sessions can be opened now.
@@ -91,6 +93,10 @@ pub enum Fault {
     Modern(Modern),
     /// The store is away, and the route does not go on without it.
     StoreAway,
+    /// The server needs something of the client that it did not announce; by which methods it would ask.
+    CannotAsk(String),
+    /// The server asked for something once more, after too many rounds of it.
+    TooManyRounds,
     /// The gateway is stopping.
     Stopping,
 }
@@ -203,6 +209,11 @@ impl Fault {
                 "Stream not found: what it said is not kept any more; open a new one without Last-Event-ID, and check the \
                  effect of a call before you repeat it",
             ),
+            Fault::CallUnknown => row(
+                StatusCode::NOT_FOUND,
+                code::SERVER,
+                "Call not found: it is not yours, was cancelled, or its result is not kept any more",
+            ),
             Fault::Cancelled => {
                 row(StatusCode::BAD_REQUEST, code::SERVER, "Cancelled: the client cancelled this request")
             }
@@ -243,6 +254,7 @@ impl Fault {
                  executed, try again",
             ),
             Fault::Modern(modern) => modern.row(),
+            Fault::CannotAsk(_) | Fault::TooManyRounds => self.given_up(),
             _ => self.bad_gateway(),
         }
     }
@@ -319,6 +331,18 @@ impl Fault {
             ),
         };
         Row { status, code, text, data: None }
+    }
+
+    /// The rows of calls whose server wanted something before it went on. They stand in the place of its answer.
+    fn given_up(&self) -> Row {
+        let text = match self {
+            Fault::CannotAsk(methods) => format!(
+                "The server needs an answer to {methods} to go on with this call, and this client did not announce that \
+                 it can be asked; use a client that announces the capability in initialize"
+            ),
+            _ => "The server asked again and again instead of answering; the call was given up".to_owned(),
+        };
+        Row { status: StatusCode::OK, code: code::UPSTREAM_FAULT, text, data: None }
     }
 
     /// The rows that say what went wrong behind the gateway.

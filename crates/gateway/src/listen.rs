@@ -97,14 +97,14 @@ pub async fn resume(
     id: EventId,
 ) -> Result<Response<ReplyBody>, Fault> {
     if let Some(outlet) = core.app.outlets.get(id.key) {
-        return Ok(connect(core, &outlet, id.number, false));
+        return Ok(connect(core, &outlet, id.number, primes(&session)));
     }
     if id.opener == Opener::Call {
         return answer::resume(core, arrived, &session, id).await;
     }
     let last = answer::last_of(core, id).await?;
     if last.alive {
-        return Ok(reply::channel(&core.app, watch(core, id)));
+        return Ok(reply::channel(&core.app, watch(core, id, primes(&session))));
     }
     let (number, upstream) = match last.left_off() {
         Some((number, upstream)) => (number, Some(upstream)),
@@ -125,7 +125,7 @@ async fn stand(
 ) -> Result<Response<ReplyBody>, Fault> {
     let in_use = session.begin(core, &arrived.caller, None);
     let (bound, _) = recover::bind(core, &session, &arrived.caller.credentials, None).await?;
-    let prime = client.takes_over && primes(&session);
+    let prime = primes(&session);
     let (handed, others) = mpsc::channel(1);
     // Nor need calls wait for its beginning.
     let listener = Listener { handed, reached: Arc::new(watch::Sender::new(bound.generation)) };

@@ -249,6 +249,12 @@ impl Outlet {
         self.news.notify_waiters();
     }
 
+    /// Whether nothing follows the event of this number, nor will.
+    fn is_over(&self, number: u64) -> bool {
+        let state = lock(&self.state);
+        state.ended && number >= state.last
+    }
+
     /// Lets a connection follow, instead of one that may do so now. `knows`: its client has an id to come back with.
     fn enter(&self, knows: bool) -> u64 {
         let turn = {

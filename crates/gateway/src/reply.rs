@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 pub use detach::{Detached, GoesOn};
 use relay::Relay;
 
-use crate::app::{App, Core};
+use crate::app::{App, Core, Route};
 use crate::binding::Bound;
 use crate::call::{Answered, Translate};
 use crate::classify::{Accepts, Arrived, Held, OnDisconnect};
@@ -238,6 +238,8 @@ fn pass_headers(from: &HeaderMap, to: &mut HeaderMap) {
 
 /// What the reply needs to know of the request.
 pub struct Asked<'a> {
+    /// Where it came in.
+    pub route: &'a Arc<Route>,
     /// Raw JSON of its id.
     pub id: Option<&'a str>,
     /// What it brought for the upstream.
@@ -254,6 +256,7 @@ impl<'a> Asked<'a> {
     /// Of a message as it came.
     pub fn by(arrived: &'a Arrived, held: &'a Held) -> Self {
         Asked {
+            route: &arrived.route,
             id: held.raw_id(),
             credentials: &arrived.caller.credentials,
             headers: &arrived.headers,

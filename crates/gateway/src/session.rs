@@ -28,7 +28,7 @@ pub use table::Table;
 use crate::account::Turn;
 use crate::app::{App, Core, Route};
 use crate::binding::Slot;
-use crate::classify::{Arrived, version_of};
+use crate::classify::{Accepts, Arrived, version_of};
 use crate::config::{Mode, OnStoreFailure, OnStoreMiss};
 use crate::credentials::Credentials;
 use crate::error::Fault;
@@ -309,7 +309,9 @@ pub async fn issued(core: &Rc<Core>, arrived: &Arrived, id: &HeaderValue) -> Res
         return if recover::is_closed(&session) { Err(Fault::SessionUnknown) } else { Ok(session) };
     }
     make_room(core, &arrived.caller, key)?;
-    let told = |session| Session { version: Some(token.version), ..session };
+    // A client of the oldest transport got its id before it said what it speaks.
+    let version = (arrived.accepts != Accepts::Messages).then_some(token.version);
+    let told = |session| Session { version, ..session };
     let fresh = |params: &InitializeParams| {
         told(Session::new(app, Kind::Issued, &arrived.route, key, token.principal, params))
     };
@@ -387,6 +389,11 @@ async fn confirm(core: &Rc<Core>, arrived: &Arrived, session: &Session) -> Resul
         Ok(()) => Ok(()),
         Err(_) => store_away(arrived),
     }
+}
+
+/// The key of the session that an id names; None when it is not a valid id of this caller on this route.
+pub fn key_of(app: &App, arrived: &Arrived, id: &HeaderValue) -> Option<RecordKey> {
+    open_id(app, arrived, id).map(|token| RecordKey(token.id))
 }
 
 /// Opens a client's session id; None when it is not a valid id of this caller on this route.

@@ -31,6 +31,10 @@ use session::Session;
 
 use crate::status::{Figures, LOOPBACK, Page, count};
 
+/// How many events of each stream are kept for a client that comes back: the last 25 s of a call that tells of its
+/// progress.
+const REPLAYED_EVENTS: usize = 256;
+
 /// What the counter server can be told. The default is the server that the demonstration uses.
 #[derive(Clone, Debug)]
 pub struct CounterConfig {
@@ -76,6 +80,7 @@ pub async fn serve(
     let end_streams = transport.cancellation_token.clone();
     let mut sessions = LocalSessionManager::default();
     sessions.session_config.keep_alive = config.session_idle;
+    sessions.session_config.channel_capacity = REPLAYED_EVENTS;
     let sessions = Arc::new(sessions);
 
     let process = Arc::new(Process::start(config.journal.as_deref())?);

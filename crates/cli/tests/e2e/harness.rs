@@ -1,6 +1,7 @@
 //! What the tests are written with: processes that can be killed, and clients.
 
 mod client;
+mod collector;
 mod gateway;
 pub(crate) mod http;
 mod mcp;
@@ -14,6 +15,7 @@ mod setup;
 mod upstream;
 
 pub(crate) use client::Client;
+pub(crate) use collector::Collector;
 pub(crate) use gateway::Gateway;
 pub(crate) use mcp::{Answer, MODERN, Mcp};
 pub(crate) use nginx::Balancer;

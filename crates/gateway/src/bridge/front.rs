@@ -56,7 +56,7 @@ pub(super) async fn answer(
     let first = loop {
         let next = match accepts {
             Accepts::Json => Ok(from.recv().await),
-            Accepts::Streams => tokio::time::timeout_at(until, from.recv()).await,
+            Accepts::Streams | Accepts::Messages => tokio::time::timeout_at(until, from.recv()).await,
         };
         match next {
             Ok(Some(Out::Carried(header))) => carried = Some(header),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use throughline_wire::profile::{Profile, list::Selection};
 
-use super::{Command, Grant, Header, Rest, place};
+use super::{Cache, Command, Grant, Header, Rest, Transport, place};
 
 /// URLs of one route at most.
 pub const MAX_ENDPOINTS: usize = 64;
@@ -24,6 +24,8 @@ pub struct Route {
     /// `command`, `environment`, `directory`, `processes`: the program that is the upstream, in place of `url`. Default:
     /// none.
     pub command: Option<Command>,
+    /// `transport`: what the server at `url` speaks. Default [`Transport::Auto`].
+    pub transport: Transport,
     /// `resolve`: what a URL whose host has several addresses stands for. Default [`Resolve::One`].
     pub resolve: Resolve,
     /// `probe`: how often each of several endpoints is asked whether it is well. Default (`None`): never; what
@@ -71,6 +73,8 @@ pub struct Route {
     pub tools: Selection,
     /// `rest`: the REST face.
     pub rest: Rest,
+    /// `cache`: what is kept of the upstream's lists.
+    pub cache: Cache,
     /// `on_store_miss`: what becomes of a valid session id without a record. Default [`OnStoreMiss::Rebuild`].
     pub on_store_miss: OnStoreMiss,
     /// `on_store_failure`: what becomes of sessions while the store is away. Default [`OnStoreFailure::Serve`].
@@ -95,6 +99,7 @@ impl Route {
             path: if name.is_empty() { "/mcp".to_owned() } else { format!("/{name}/mcp") },
             upstream,
             command: None,
+            transport: Transport::Auto,
             resolve: Resolve::One,
             probe: None,
             ca: None,
@@ -113,6 +118,7 @@ impl Route {
             profile: None,
             tools: Selection::default(),
             rest: Rest::default(),
+            cache: Cache::default(),
             on_store_miss: OnStoreMiss::Rebuild,
             on_store_failure: OnStoreFailure::Serve,
             unsafe_after_loss: UnsafeAfterLoss::Replay,

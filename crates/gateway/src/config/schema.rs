@@ -10,6 +10,7 @@ use http::{HeaderName, Uri};
 use throughline_wire::profile::list::Selection;
 use toml::de::{DeTable, Error};
 
+use super::cache::CACHE;
 use super::callers;
 use super::grant::{self, GRANT};
 use super::read::{Field, Key, Reader};
@@ -20,8 +21,8 @@ use super::upstream::{forward_header, header_name, header_value};
 use super::value::{self, show_duration};
 use super::{
     AdminAddress, Anonymous, Answers, Config, ConfigErrors, GIB, KIB, KeptBy, KeyRingPlace, Limits, MIB,
-    Mode, OnStoreFailure, OnStoreMiss, Place, Resolve, Route, Sessions, Timeouts, Tls, UnsafeAfterLoss, days,
-    hours, minutes,
+    Mode, OnStoreFailure, OnStoreMiss, Place, Resolve, Route, Sessions, Timeouts, Tls, Transport,
+    UnsafeAfterLoss, days, hours, minutes,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -116,8 +117,13 @@ const ROUTE: &[Key<Route>] = &[
     Key::new("directory", |r, f| {
         f.parsed(&mut command(r).directory, "a path", |text| value::directory(text).map(Some));
     }),
+    Key::new("shared", |r, f| f.flag(&mut command(r).shared)),
     Key::new("processes", |r, f| f.count(&mut command(r).processes, 1..=100_000)),
     Key::new("url", |r, f| f.one_or_more(&mut r.upstream, "a URL", "URLs", value::upstream)),
+    Key::new("transport", |r, f| {
+        let choices = [("auto", Transport::Auto), ("http", Transport::Http), ("sse", Transport::Sse)];
+        f.choice(&mut r.transport, &choices);
+    }),
     Key::new("resolve", |r, f| {
         f.choice(&mut r.resolve, &[("one", Resolve::One), ("all", Resolve::All)]);
     }),
@@ -157,6 +163,9 @@ const ROUTE: &[Key<Route>] = &[
     }),
     Key::new("rest", |r, f| {
         f.table(&mut r.rest, REST);
+    }),
+    Key::new("cache", |r, f| {
+        f.table(&mut r.cache, CACHE);
     }),
     Key::new("on_store_miss", |r, f| {
         let choices = [("rebuild", OnStoreMiss::Rebuild), ("not-found", OnStoreMiss::NotFound)];
@@ -198,6 +207,7 @@ pub(super) fn known_keys() -> Vec<String> {
         of("upstream.", ROUTE),
         of("upstream.tools.", TOOLS),
         of("upstream.rest.", REST),
+        of("upstream.cache.", CACHE),
         of("upstream.token.", GRANT),
         of("upstream.restore.", RESTORE),
         of("tls.", TLS),

@@ -71,6 +71,7 @@ fn the_example_is_valid_in_full_and_shows_the_defaults() {
         client_key: None,
         headers: Vec::new(),
         forward_headers: Vec::new(),
+        cache: Cache::default(),
         restore_calls: Vec::new(),
         ..makers::without_examples(&full.routes[0])
     };
@@ -143,6 +144,7 @@ warm = "5s"
 url = "http://[::1]:3000"
 [routes.files-2]
 url = ["https://files.internal/x?y=1", "https://files-2.internal/x"]
+transport = "sse"
 resolve = "all"
 probe = "7s"
 ca = "/etc/ca.pem"
@@ -157,6 +159,8 @@ state_argument = "notebook"
 anonymous = "shared"
 answers = "json"
 strict_headers = false
+cache.lists = "90s"
+cache.shared = true
 on_store_miss = "not-found"
 on_store_failure = "refuse"
 unsafe_after_loss = "refuse"
@@ -167,6 +171,7 @@ command = ["npx", "-y", "server"]
 environment = ["A=b=c"]
 directory = "/srv"
 processes = 3
+shared = true
 [callers]
 anonymous = "allow"
 [callers.keys.robot]
@@ -192,6 +197,7 @@ fn every_key_is_read() {
         admin: Some(AdminAddress::Unix("/run/tl.sock".into())),
         admin_token: None,
         metrics: Some("[::]:9464".parse().unwrap()),
+        instance: None,
         access_log: false,
         workers: NonZeroUsize::new(3),
         state_dir: Some("/var/lib/tl".into()),

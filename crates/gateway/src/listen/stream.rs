@@ -23,7 +23,8 @@ use crate::outlet::{Followed, Say, Writer};
 use crate::recover;
 use crate::session::{InFlight, Session, lock};
 use crate::translate::{Outward, Tagger};
-use crate::upstream::http::{AnswerBody, SendError};
+use crate::upstream::AnswerBody;
+use crate::upstream::http::SendError;
 use crate::upstream::{self, Looked, Refusal};
 
 /// Streams of one client that are kept open beside the one that gets the messages; the oldest goes first.
@@ -66,6 +67,8 @@ pub(super) struct Stream {
     others: mpsc::Receiver<Handed>,
     /// The last event id that the upstream gave in the present binding.
     last_event_id: Option<Vec<u8>>,
+    /// The event that the upstream was asked to go on behind, until it does.
+    behind: Option<Vec<u8>>,
     /// When the log is to be told again that the streams are written to.
     next_beat: Instant,
     /// How long the upstream wants to be left alone before its stream is opened again.
@@ -95,6 +98,7 @@ impl Stream {
             listener,
             others,
             last_event_id: None,
+            behind: None,
             next_beat: Instant::now(),
             retry: None,
             _in_use: in_use,
@@ -129,11 +133,12 @@ impl Stream {
             };
             if answer.status.is_success() && upstream::is_event_stream(&answer.headers) {
                 reach(&self.listener.reached, self.bound.generation);
+                self.behind.clone_from(&self.last_event_id);
                 return Ok(Opened::Stream(answer.body));
             }
             let status = answer.status;
             let looked = Looked::at(answer, 4096).await.map_err(upstream::fault_of)?;
-            let verdict = looked.verdict(self.bound.address.session_id.is_some());
+            let verdict = looked.verdict(&self.bound.address);
             let lost = match recovered {
                 true => None,
                 false => self.is_lost(status, verdict).await,
@@ -363,15 +368,20 @@ impl Stream {
 
     /// What the client gets of a frame.
     fn outward(&mut self, frame: &Frame) -> Option<(Say, bool)> {
-        if let Some(id) = frame.id().filter(|id| !id.is_empty()) {
-            self.last_event_id = Some(id.to_vec());
-        }
         if let Some(retry) = frame.retry() {
             self.retry = Some(Duration::from_millis(retry).min(REOPEN_MAX));
+        }
+        if let Some(id) = frame.id().filter(|id| !id.is_empty()) {
+            // Some servers begin with the very event that they are to go on behind (rmcp 3.8 does).
+            if self.behind.take().as_deref() == Some(id) {
+                return None;
+            }
+            self.last_event_id = Some(id.to_vec());
         }
         let data = frame.data().filter(|data| !data.is_empty())?;
         if frame.is_message() {
             self.session.told(&data);
+            self.session.route.lists.heard(&data);
         }
         let tagger = Tagger::new(&self.core.app, &self.bound);
         let changed = match frame.is_message().then(|| tagger.outward(&data)) {

@@ -27,7 +27,7 @@ use crate::recover;
 use crate::reply::{self, Asked, Detached, ReplyBody};
 use crate::session::{InFlight, Kind, Session};
 use crate::translate::{Outward, Tagger};
-use crate::upstream::http::AnswerBody;
+use crate::upstream::AnswerBody;
 use crate::upstream::{self};
 
 /// Pause before the upstream is asked for the rest of an answer, where it named none; doubled up to the most.
@@ -90,10 +90,11 @@ pub async fn resume(
     let Last { alive, last } = last_of(core, id).await?;
     let Some((last, entry)) = last else { return Err(Fault::StreamGone) };
     if alive && !entry.response {
-        return Ok(reply::channel(app, watch(core, id)));
+        return Ok(reply::channel(app, watch(core, id, primes(session))));
     }
     let outlet = Outlet::new(id.key, Opener::Call, Some(&entry.request), last);
-    let connect = |outlet: &Arc<Outlet>| Ok(reply::channel(app, follow(core, outlet, id.number, false)));
+    let connect =
+        |outlet: &Arc<Outlet>| Ok(reply::channel(app, follow(core, outlet, id.number, primes(session))));
     if entry.response {
         outlet.end();
         return connect(&outlet);
@@ -200,6 +201,8 @@ struct Answer {
     answered: bool,
     /// How long the upstream wants to be left alone before it is asked again.
     retry: Option<Duration>,
+    /// The event that the upstream was asked to go on behind, until it does.
+    behind: Vec<u8>,
     /// Held while nobody follows.
     left: Option<Left>,
     _in_flight: InFlight,
@@ -227,6 +230,7 @@ impl Answer {
             until: Instant::now() + core.app.config.timeouts.call,
             answered: false,
             retry: None,
+            behind: Vec::new(),
             left: None,
             _in_flight: in_flight,
         }
@@ -342,16 +346,21 @@ impl Answer {
 
     /// What the client gets of a frame.
     fn take(&mut self, frame: &Frame, events: &mut Vec<(Say, bool)>) {
-        if let Some(id) = frame.id().filter(|id| !id.is_empty()) {
-            self.writer.upstream_id = id.to_vec();
-        }
         if let Some(retry) = frame.retry() {
             self.retry = Some(Duration::from_millis(retry));
+        }
+        if let Some(id) = frame.id().filter(|id| !id.is_empty()) {
+            // Some servers begin with the very event that they are to go on behind (rmcp 3.8 does).
+            if std::mem::take(&mut self.behind) == id {
+                return;
+            }
+            self.writer.upstream_id = id.to_vec();
         }
         let Some(data) = frame.data().filter(|data| !data.is_empty()) else { return };
         let changed = match frame.is_message() {
             true => {
                 self.answered |= is_response(&data);
+                self.session.route.lists.heard(&data);
                 self.tagger.outward(&data)
             }
             false => Outward::Keep,
@@ -388,6 +397,7 @@ impl Answer {
         match answer {
             Ok(answer) if answer.status.is_success() && upstream::is_event_stream(&answer.headers) => {
                 let decoder = SseDecoder::new(self.core.app.config.limits.event_bytes);
+                self.behind.clone_from(&self.writer.upstream_id);
                 Ok(Source::Open(answer.body, decoder))
             }
             Ok(answer) if answer.status.is_server_error() || answer.status == StatusCode::CONFLICT => {

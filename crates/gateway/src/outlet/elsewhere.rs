@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::entry::Entry;
-use super::{EventId, GONE, Opener};
+use super::{EventId, GONE, Opener, write};
 use crate::app::{App, Core};
 use crate::metrics::StoreOperation;
 use crate::session::millis;
@@ -27,15 +27,18 @@ pub fn is_alive(app: &App, of: &Excerpt) -> bool {
 }
 
 /// Lets a connection follow a stream that another replica writes to. Its body ends when that replica is gone; then the
-/// client comes back, and the stream is taken over.
-pub fn watch(core: &Rc<Core>, id: EventId) -> mpsc::Receiver<Bytes> {
+/// client comes back, and the stream is taken over. `primes`: the client is given the id that it came with first.
+pub fn watch(core: &Rc<Core>, id: EventId, primes: bool) -> mpsc::Receiver<Bytes> {
     let (to, body) = mpsc::channel(QUEUE);
     let core = Rc::clone(core);
     tokio::task::spawn_local(async move {
+        if primes {
+            let _ = to.send(write::prime(&id.text(&core.app))).await;
+        }
         if let Err(error) = read(&core, id, &to).await {
             core.app.store_failed(StoreOperation::Read, &error);
         }
-        let _ = to.send(super::write::retry()).await;
+        let _ = to.send(write::retry()).await;
     });
     body
 }

@@ -19,13 +19,15 @@ const QUEUE: usize = 4;
 const PAGE: usize = 256 * 1024;
 
 /// Lets a connection follow an outlet from behind the event of this number on, instead of one that may do so now. What is
-/// returned is its body. `primes`: the client is given an id to come back with first.
+/// returned is its body. `primes`: the client is given an id to come back with first. One that resumes gets the id that it
+/// came with: the official TypeScript client forgets it, and a connection may break again before the next event.
 pub fn follow(core: &Rc<Core>, outlet: &Arc<Outlet>, after: u64, primes: bool) -> mpsc::Receiver<Bytes> {
     let (to, body) = mpsc::channel(QUEUE);
     let turn = outlet.enter(primes || after > 0);
     let mut follower = Follower { core: Rc::clone(core), outlet: Arc::clone(outlet), turn, after, to };
     tokio::task::spawn_local(async move {
-        if primes {
+        // A client may ask again and again for what follows a response, if it is told that it can.
+        if primes && !follower.outlet.is_over(after) {
             let id = follower.id(after).text(&follower.core.app);
             let _ = follower.to.send(write::prime(&id)).await;
         }

@@ -300,6 +300,7 @@ impl Session {
                 let held = if rebound || known.record.state == State::Deleted {
                     self.follow(app, &known.record)
                 } else {
+                    self.recall(app, &known.record);
                     None
                 };
                 // Whoever waits for another replica to bind the session looks again.
@@ -307,13 +308,24 @@ impl Session {
                 (binding(&ours.record).filter(|_| ours.unstored && rebound).cloned(), held)
             }
         };
+        let unsealed = |it: Binding| Bound::unseal(app, self.route.index, self.key, &known.record, &it);
+        let beaten = beaten.and_then(unsealed);
         drop(known);
-        if let Some(bound) = beaten.and_then(|it| Bound::unseal(app, self.route.index, self.key, &it)) {
+        if let Some(bound) = beaten {
             let core = Rc::clone(core);
             tokio::task::spawn_local(async move {
                 unused(held).await;
                 upstream::end_later(&core, bound.address);
             });
+        }
+    }
+
+    /// Lets a binding whose server keeps nothing know what the client has set up, perhaps at another replica.
+    fn recall(&self, app: &App, record: &Record) {
+        if let Slot::Bound(bound) = &*lock(&self.slot)
+            && let Some(modern) = &bound.address.modern
+        {
+            modern.recall(app, self.key, record);
         }
     }
 

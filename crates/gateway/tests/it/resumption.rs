@@ -40,8 +40,16 @@ fn newest(gateway: &Gw) -> Session {
     Session::open_as(&gateway.client(), "2025-11-25", "{}")
 }
 
-/// Comes back for what follows an event.
+/// Comes back for what follows an event, and is first given its id again.
 fn resume(client: &Client, id: &str) -> Incoming {
+    let mut stream = come_back(client, id);
+    let primed = stream.event().unwrap();
+    assert_eq!((primed.data.as_str(), primed.id.as_deref()), ("", Some(id)));
+    stream
+}
+
+/// Comes back for what follows an event.
+fn come_back(client: &Client, id: &str) -> Incoming {
     let stream = client.with("accept", "text/event-stream").with("last-event-id", id).open("GET", "");
     assert_eq!(stream.status, 200, "{id}");
     stream

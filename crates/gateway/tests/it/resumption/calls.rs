@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use super::{data, event, newest, note, rest, result, resume, tap};
+use super::{come_back, data, event, newest, note, rest, result, resume, tap};
 use crate::harness::{Answer, Gw, Session, Upstream, call, refused};
 
 #[test]
@@ -65,7 +65,7 @@ fn a_result_waits_for_a_client_that_is_away() {
     let all = rest(resume(&client, &primed));
     assert_eq!(data(&all), [note(1), note(2), result("7")]);
     let last = all.last().unwrap().id.as_deref().unwrap();
-    assert_eq!(data(&rest(resume(&client, last))), Vec::<&str>::new(), "it is over");
+    assert_eq!(data(&rest(come_back(&client, last))), Vec::<&str>::new(), "it is over");
     assert_eq!(upstream.count("tools/call"), 1);
 }
 
@@ -99,7 +99,8 @@ fn only_the_newest_legacy_clients_are_primed() {
         drop(stream);
         say.send(event(&result("7"))).unwrap();
         drop(say);
-        assert_eq!(data(&rest(resume(&session.client, &first.id.unwrap()))), [result("7")], "{version}");
+        let connect = if primed { resume } else { come_back };
+        assert_eq!(data(&rest(connect(&session.client, &first.id.unwrap()))), [result("7")], "{version}");
     }
 }
 
@@ -133,9 +134,10 @@ fn an_event_id_opens_nothing_but_its_own_stream() {
     for (client, id) in
         [(&other.client, &id)].into_iter().chain(forged.iter().map(|forged| (&session.client, forged)))
     {
-        let mut new = resume(client, id);
+        let mut new = come_back(client, id);
         let primed = new.event().unwrap();
         assert_eq!(primed.data, "", "{id}");
+        assert_ne!(primed.id.as_ref(), Some(id));
         drop(new);
     }
     // It was nobody's but the connection's that has it.
@@ -206,6 +208,28 @@ fn the_gateway_asks_an_upstream_for_the_rest_that_closes_its_stream_to_be_polled
     let events = rest(stream);
     assert_eq!(data(&events), ["", &note(1), &note(2), &result(id)]);
     assert!(events.iter().all(|event| !event.id.as_ref().unwrap().contains("up")), "the ids are ours");
+}
+
+#[test]
+fn an_upstream_that_begins_with_the_event_it_is_asked_to_go_on_behind_is_not_repeated() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let session = newest(&gateway);
+    upstream.script(move |request, _| match request.rpc().as_str() {
+        "tools/call" => Some(Answer::Stream(Box::new(|events| {
+            events.write(&format!("id: up 1\nretry: 10\n{}", event(&note(1))));
+        }))),
+        "GET" => Some(Answer::Stream(Box::new(|events| {
+            events.write(&format!("id: up 1\nretry: 10\n{}", event(&note(1))));
+            // Only that one: a server may be careless with its ids.
+            events.write(&format!("id: up 1\nretry: 10\n{}", event(&note(2))));
+            events.write(&format!("id: up 2\n{}", event(&result("7"))));
+        }))),
+        _ => None,
+    });
+    let events = rest(session.client.open("POST", call("7", "work")));
+    assert_eq!(data(&events), ["", &note(1), &note(2), &result("7")]);
+    assert_eq!(upstream.count("GET"), 1);
 }
 
 #[test]
