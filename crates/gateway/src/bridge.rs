@@ -7,6 +7,7 @@
 
 mod conversation;
 mod front;
+mod handle;
 mod level;
 pub mod parked;
 mod reading;
@@ -34,10 +35,11 @@ use crate::error::{Fault, Modern};
 use crate::initialize::{self, InitializeParams};
 use crate::outlet::EventId;
 use crate::reply::{self, ReplyBody};
-use crate::session;
+use crate::session::{self, Kind};
 use crate::upstream::JSON;
 
 use conversation::{Conversation, Source};
+use handle::Handle;
 use state::Sealing;
 
 /// Longest version that is repeated in a refusal, in characters.
@@ -107,6 +109,7 @@ async fn converse(
             params(&"requestState was not given to this caller for this request, or has lapsed")
         })?),
     };
+    let (held, handle) = Handle::of(core, arrived, held)?;
     let (session, id, source, answered, known) = match state {
         Some(State { waits: Waits::Call { session, event, id, once, answered }, questions, .. }) => {
             let session = session::rejoined(core, arrived, RecordKey(session), once).await?;
@@ -120,12 +123,16 @@ async fn converse(
                 state::all_accepted(&questions, &asking.responses)?;
             }
             let params = InitializeParams::read(&asking.initialize_params())?;
-            let session = session::bridged(core, arrived, &params).await?;
+            let session = match &handle {
+                Some(handle) => session::opened(core, arrived, Kind::Bridged, handle.key, &params).await?,
+                None => session::bridged(core, arrived, &params).await?,
+            };
             (session, core.app.unique_id(), Source::Call, Vec::new(), BTreeMap::new())
         }
     };
     arrived.seen.session(&session);
-    let legacy = Rc::new(as_legacy(arrived, held, &id)?);
+    let handle = handle.map(|handle| handle.naming(&session));
+    let legacy = Rc::new(as_legacy(arrived, &held, &id)?);
     if let (Source::Call, Some(level)) = (&source, asking.level) {
         level::raise(core, &legacy, &session, level).await;
     }
@@ -143,6 +150,7 @@ async fn converse(
         responses: asking.responses.iter().map(|(key, raw)| (key.clone(), raw.to_vec())).collect(),
         capabilities: asking.capabilities.map(<[u8]>::to_vec),
         sealing,
+        handle,
         source,
         answered: answered.into_iter().collect(),
         known,

@@ -19,7 +19,7 @@ use throughline_wire::seal::SessionToken;
 use throughline_wire::version::{Era, ProtocolVersion};
 use tokio::sync::Notify;
 
-pub use bridged::{bridged, rejoined};
+pub use bridged::{bridged, opened, rejoined};
 pub use progress::Awaited;
 pub use record::Updated;
 use record::{Known, Reading};

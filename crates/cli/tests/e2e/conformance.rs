@@ -30,6 +30,26 @@ fn modern_to_modern() {
     compare("2026-07-28", 37);
 }
 
+/// In front of a server of the legacy era alone, which asks for input by requests of its own.
+#[test]
+fn modern_to_legacy() {
+    let upstream = Upstream::conformance_of("legacy");
+    let gateway = Gateway::start(&upstream.url(), &[]);
+    let report = Report::of(&gateway.url(), "2026-07-28");
+    let required = required("2026-07-28");
+    assert_eq!(required.len(), 37, "{required:?}");
+    let troubles =
+        required.iter().filter_map(|scenario| Some((scenario.as_str(), report.trouble(scenario)?)));
+    let troubles: Vec<_> = troubles.collect();
+    println!("2026-07-28 at a legacy server: {} of 37 passed", 37 - troubles.len());
+    assert!(troubles.is_empty(), "{troubles:#?}\n{}", report.printed);
+    report.assert_substance();
+    let seen = arrived(&upstream);
+    assert!(
+        seen.contains("initialize") && seen.contains("tools/call test_input_required_result_multi_round")
+    );
+}
+
 /// Through three replicas behind a load balancer that sends each request to the next of them. What is not here needs a
 /// stream that outlives its request's replica.
 #[test]

@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::front::{Ending, Out};
+use super::handle::{self, Handle};
 use super::reading::{Events, Reading};
 use super::state::Sealing;
 use crate::app::{Core, first};
@@ -67,6 +68,8 @@ pub(super) struct Conversation {
     pub(super) responses: BTreeMap<String, Vec<u8>>,
     pub(super) capabilities: Option<Vec<u8>>,
     pub(super) sealing: Sealing,
+    /// What the client names the session's state by, where it does.
+    pub(super) handle: Option<Handle>,
     pub(super) source: Source,
     /// Ids of questions that have been answered.
     pub(super) answered: BTreeSet<String>,
@@ -390,6 +393,10 @@ impl Conversation {
                 let info = said.as_deref().and_then(server_info);
                 let result = answer::result(&data[at.clone()], method, Caching::default(), info);
                 let result = result.unwrap_or_else(|_| data[at.clone()].to_vec());
+                let result = match &self.handle {
+                    Some(handle) => handle.given(&self.core, &self.arrived, &result),
+                    None => handle::offered(&self.arrived, method, result),
+                };
                 Ending::Response(status, under(at, &result))
             }
             Outcome::Error(at) => {
