@@ -16,11 +16,11 @@ const META: &str = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io
 
 fn asked(body: &str, round: &Round) -> Result<String, EnvelopeError> {
     let limits = Limits::default();
-    let envelope = Envelope::parse(body.as_bytes(), &limits).unwrap();
-    let Message::Request { id, params, .. } = envelope.message else { panic!("{body} is no request") };
+    let envelope = Envelope::parse(body.as_bytes(), &limits).expect("a message");
+    let Message::Request { id, params, .. } = envelope.message else { unreachable!("{body} is no request") };
     let asked =
         request::request(body.as_bytes(), &envelope.object, (&id, "\"u\""), params.as_ref(), &CLIENT, round)?;
-    Ok(String::from_utf8(asked).unwrap())
+    Ok(String::from_utf8(asked).expect("text"))
 }
 
 #[test]
