@@ -20,6 +20,7 @@ mod demo;
 mod doctor;
 mod eras;
 mod fleet;
+mod health;
 mod idless;
 mod kept;
 mod load;
