@@ -75,7 +75,7 @@ impl Opened {
     /// Lets a modern server be told of this very client, which was told this version.
     pub fn introduce(&mut self, params: &InitializeParams, told: Option<ProtocolVersion>) {
         let Some(modern) = &self.address.modern else { return };
-        self.address.modern = Some(Modern::new(params, modern.offers()));
+        self.address.modern = Some(modern.another(params));
         let told = told.unwrap_or_else(|| hello::told_version(&params.version));
         self.address.version = version_header(told.as_str());
     }

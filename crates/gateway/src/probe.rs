@@ -98,19 +98,24 @@ pub async fn speaks_modern(core: &Rc<Core>, arrived: &Arrived) -> Result<bool, F
     Ok(speaks)
 }
 
-/// Whether the server that an answer came from is one of another era than the session was made with. Nothing is
-/// believed of it any more then.
+/// Whether the server that an answer came from is one of another era than the one that the session was made with.
+/// Nothing is believed of it any more then.
 pub async fn has_changed(core: &Rc<Core>, route: &Route, address: &Address) -> bool {
-    let was_modern = address.modern.is_some();
-    let now = match discover(core, &Address { modern: None, session_id: None, ..address.clone() }).await {
+    // A server of both eras may refuse a client's header, and keep its session.
+    if upstream::ping(core, address).await == Some(true) {
+        return false;
+    }
+    let anywhere = Address { modern: None, session_id: None, ..address.clone() };
+    let now = match discover(core, &anywhere).await {
         Ok((Probe::Modern, _)) => true,
         Ok((Probe::Legacy, _)) => false,
         Ok((Probe::Inconclusive, _)) | Err(_) => return false,
     };
-    if was_modern != now {
+    let changed = address.modern.is_some() != now;
+    if changed {
         route.era.forget();
     }
-    was_modern != now
+    changed
 }
 
 /// Asks with a request of the gateway's own: a client's call might be executed by a legacy server. With what a modern

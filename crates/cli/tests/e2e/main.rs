@@ -35,3 +35,4 @@ mod restored;
 mod sdk_client;
 mod sse2024;
 mod stateless;
+mod to_modern;

@@ -60,8 +60,8 @@ pub struct Modern {
     level: Mutex<Option<String>>,
     /// The resources that it has subscribed to.
     uris: watch::Sender<BTreeSet<String>>,
-    /// None until they are needed, and when they may have changed.
-    mirrors: Mutex<Option<Mirrors>>,
+    /// None until they are needed, and when they may have changed. Sessions of one kind of client have them in common.
+    mirrors: Arc<Mutex<Option<Mirrors>>>,
     /// Requests under way, by the raw JSON of their id.
     calls: Mutex<Vec<(Box<str>, Arc<Notify>)>>,
 }
@@ -69,16 +69,27 @@ pub struct Modern {
 impl Modern {
     /// For a client that announced this to a server that offers that.
     pub fn new(params: &InitializeParams, offers: Offers) -> Arc<Self> {
-        Arc::new(Modern {
+        Arc::new(Self::of(params, offers))
+    }
+
+    fn of(params: &InitializeParams, offers: Offers) -> Self {
+        Modern {
             info: params.client().into(),
             capabilities: hello::capabilities(params.raw_capabilities()).into(),
             can: params.capabilities(),
             offers,
             level: Mutex::new(None),
             uris: watch::Sender::new(BTreeSet::new()),
-            mirrors: Mutex::new(None),
+            mirrors: Arc::default(),
             calls: Mutex::default(),
-        })
+        }
+    }
+
+    /// The same server, for a session of its own; `params` are of a client of the same kind.
+    pub fn another(&self, params: &InitializeParams) -> Arc<Self> {
+        let mut another = Self::of(params, self.offers);
+        another.mirrors = Arc::clone(&self.mirrors);
+        Arc::new(another)
     }
 
     /// What the server offers.

@@ -78,3 +78,22 @@ fn a_refusal_that_asks_for_credentials_or_patience_is_no_sign_of_an_era() {
     }
     assert_eq!(upstream.count("server/discover"), 0);
 }
+
+#[test]
+fn a_header_that_a_server_of_both_eras_refuses_costs_no_session() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let session = session(&gateway);
+    assert_eq!(session.count(), "1");
+    upstream.script(|request, _| match request.rpc().as_str() {
+        "server/discover" => Some(result(request, discovered())),
+        "tools/call" if request.headers.get("mcp-protocol-version") == Some("2025-99-99") => {
+            Some(answer(400, rpc_error(&request.id(), -32022, "Unsupported protocol version")))
+        }
+        _ => None,
+    });
+    let client = session.client.with("mcp-protocol-version", "2025-99-99");
+    let refusal = client.post(call("1", "count"));
+    assert_eq!((refusal.status, refusal.code()), (400, -32022), "{}", refusal.text());
+    assert_eq!((session.count().as_str(), upstream.count("initialize")), ("2", 1));
+}
