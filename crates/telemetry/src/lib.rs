@@ -43,7 +43,7 @@ pub struct Teller<'a> {
     pub instance: &'a str,
 }
 
-/// What exports. Dropped, it stops without waiting for what is under way.
+/// What exports. [`Telemetry::shut_down`] ends it within a bound; merely dropped, it may wait for a collector.
 #[derive(Debug)]
 pub struct Telemetry {
     scope: opentelemetry::InstrumentationScope,
