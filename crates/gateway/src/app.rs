@@ -13,9 +13,12 @@ use throughline_telemetry::Tracer;
 use tokio::sync::watch;
 
 use crate::account::Accounts;
+use crate::bridge::parked::Parked;
+use crate::bridge::subscriptions::Hubs;
 use crate::config::{self, Config};
 use crate::deadlines::Deadlines;
 use crate::effects::Effects;
+use crate::front::rest::Running;
 use crate::front::sse2024::Channels;
 use crate::grants::Grants;
 use crate::initialize::InitializeCache;
@@ -73,6 +76,8 @@ pub struct App {
     pub outlets: Outlets,
     /// Streams of clients that speak HTTP with SSE.
     pub channels: Channels,
+    /// Calls whose clients ask for the result later.
+    pub running: Running,
     /// What clients are asked for servers that cannot ask them.
     pub questions: Questions,
     /// How many requests there were lately.
@@ -81,6 +86,10 @@ pub struct App {
     pub bridges: Mutex<Vec<Standing>>,
     /// Calls that go on without their client.
     pub detached: Arc<AtomicUsize>,
+    /// Calls that wait for what their client has to be asked.
+    pub parked: Parked,
+    /// Who listens in sessions whose clients hold no id of them.
+    pub hubs: Hubs,
     /// How much is being answered.
     pub room: Room,
     stopping: watch::Sender<bool>,
@@ -163,10 +172,13 @@ impl App {
             accounts: Accounts::default(),
             outlets: Outlets::default(),
             channels: Channels::default(),
+            running: Running::default(),
             questions: Questions::default(),
             history: Mutex::default(),
             bridges: Mutex::default(),
             detached: Arc::default(),
+            parked: Parked::default(),
+            hubs: Hubs::default(),
             room: Room::default(),
             metrics: Metrics::new(effects.now()),
             stopping: watch::Sender::new(false),

@@ -9,6 +9,7 @@ mod params;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use throughline_store::{Millis, RecordKey};
@@ -306,6 +307,23 @@ async fn ask_for_all(
         }
     }
     let _ = tell.send(Some(outcome));
+}
+
+/// What the upstream answers to such parameters of this caller's: raw JSON of its result.
+///
+/// # Errors
+/// Where it does not answer, or refuses.
+pub async fn result(
+    core: &Rc<Core>,
+    route: &Arc<Route>,
+    caller: &Caller,
+    params: &Arc<InitializeParams>,
+) -> Result<Bytes, Fault> {
+    match shared(core, route, caller, params).await {
+        Ok(answer) => Ok(answer.result),
+        Err(NoAnswer::Fault(fault)) => Err(fault),
+        Err(NoAnswer::Refused(refusal)) => Err(refused(Refusal::clone(&refusal))),
+    }
 }
 
 /// What a client's `initialize` is answered with.

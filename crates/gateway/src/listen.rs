@@ -67,6 +67,19 @@ pub async fn listen(
     }
 }
 
+/// Opens a stream of a session whose clients hold no id of it.
+///
+/// # Errors
+/// [`Fault::Method`] where the upstream has none.
+pub async fn attend(
+    core: &Rc<Core>,
+    arrived: &Arrived,
+    session: Arc<Session>,
+) -> Result<Response<ReplyBody>, Fault> {
+    let outlet = Outlet::new(Outlet::fresh_key(&core.app, &session), Opener::Listen, None, 0);
+    stand(core, arrived, session, Handed { outlet, takes_over: true }, Resumed::default()).await
+}
+
 /// Where a stream goes on.
 #[derive(Default)]
 struct Resumed {
@@ -77,7 +90,7 @@ struct Resumed {
 }
 
 /// Resumes the stream that an event belongs to, whichever request opened it.
-async fn resume(
+pub async fn resume(
     core: &Rc<Core>,
     arrived: &Arrived,
     session: Arc<Session>,

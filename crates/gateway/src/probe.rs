@@ -18,11 +18,9 @@ use crate::names;
 use crate::session::lock;
 use crate::upstream::{self, Address, Looked, http::SendError};
 
-/// How long "speaks legacy revisions only" is believed: after an update of the upstream, modern clients work again
-/// within this time.
+/// How long "speaks legacy revisions only" is believed: after an update of the upstream, modern clients are passed
+/// on within this time.
 const LEGACY_MS: u64 = 30_000;
-/// Longest version that is repeated in a refusal, in characters.
-const MAX_VERSION: usize = 32;
 /// How long "speaks modern revisions" is believed without a sign of the contrary.
 const MODERN_MS: u64 = 600_000;
 
@@ -84,17 +82,8 @@ impl EraCache {
     }
 }
 
-/// Lets a modern request pass if the upstream speaks its era.
-pub async fn require_modern(core: &Rc<Core>, arrived: &Arrived) -> Result<(), Fault> {
-    let requested = || {
-        let version = arrived.modern_version();
-        version
-            .as_deref()
-            .unwrap_or(ProtocolVersion::V2026_07_28.as_str())
-            .chars()
-            .take(MAX_VERSION)
-            .collect()
-    };
+/// Whether the upstream speaks the era of a modern request.
+pub async fn speaks_modern(core: &Rc<Core>, arrived: &Arrived) -> Result<bool, Fault> {
     let now = core.app.effects.now();
     let speaks = match arrived.route.era.speaks_modern(now) {
         Some(speaks) => speaks,
@@ -106,7 +95,7 @@ pub async fn require_modern(core: &Rc<Core>, arrived: &Arrived) -> Result<(), Fa
             probe != Probe::Legacy
         }
     };
-    if speaks { Ok(()) } else { Err(Fault::ModernToLegacy(requested())) }
+    Ok(speaks)
 }
 
 /// Whether the server that an answer came from is one of another era than the session was made with. Nothing is

@@ -290,7 +290,7 @@ fn endpoints(of: &Reading<'_>, to: &mut dyn Samples) {
 fn sessions(of: &Reading<'_>, to: &mut dyn Samples) {
     let mut counts = vec![[0_u64; 2]; of.app.routes.len()];
     of.app.sessions.for_each(|session| {
-        counts[session.route.index][usize::from(session.kind == SessionKind::Keyed)] += 1;
+        counts[session.route.index][usize::from(session.kind != SessionKind::Issued)] += 1;
     });
     for (route, counts) in of.app.routes.iter().zip(counts) {
         for (kind, count) in ["issued", "keyed"].into_iter().zip(counts) {

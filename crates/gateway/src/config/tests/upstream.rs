@@ -49,6 +49,7 @@ pub(super) fn files_of_every_key() -> Route {
         forward_headers: vec![HeaderName::from_static("x-tenant")],
         forward_authorization: true,
         mode: Mode::Stateless,
+        state: KeptBy::Request,
         anonymous: Anonymous::Shared,
         answers: Answers::Json,
         strict_headers: false,

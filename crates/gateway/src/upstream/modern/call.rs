@@ -186,14 +186,15 @@ impl Call {
         let Some(whole) = whole else {
             return Ok(Begun::Next(Next::Answer(Fault::AnswerTooLarge(limit).body(Some(&self.id)))));
         };
-        if is_of_a_modern_server(status, &whole)
-            && let (_, Some(next)) = self.read(&whole)
-        {
-            return Ok(Begun::Next(next));
-        }
+        let body = match self.read(&whole).1 {
+            Some(next) if is_of_a_modern_server(status, &whole) => return Ok(Begun::Next(next)),
+            // Whatever it is, it carries the id that the client knows.
+            Some(Next::Answer(response)) => response.into(),
+            _ => whole,
+        };
         let mut headers = headers;
         headers.remove(CONTENT_LENGTH);
-        Ok(Begun::Foreign(Answer { status, headers, body: AnswerBody::whole(whole) }))
+        Ok(Begun::Foreign(Answer { status, headers, body: AnswerBody::whole(body) }))
     }
 
     /// What a message is: whether it passes as it is, or what follows from it.
