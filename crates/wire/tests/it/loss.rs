@@ -171,6 +171,12 @@ fn other_statuses_that_name_the_session_are_suspected() {
         (422, "Unexpected message, expect initialize request", Sign::InitializeExpected),
         (503, unavailable, Sign::Unavailable),
         (500, "session not found", Sign::OtherStatus),
+        // rmcp, of a session that is just being closed: the message did not get there.
+        (
+            500,
+            "Encounter an error when get session: Session error: Session service terminated",
+            Sign::OtherStatus,
+        ),
         (403, unknown, Sign::UnknownSessionCode),
         (200, unknown, Sign::UnknownSessionCode),
     ] {

@@ -44,13 +44,3 @@ fn they_are_asked_by_a_result() {
         }
     }
 }
-
-#[test]
-fn where_it_is_not_spoken_they_have_a_session() {
-    let upstream = Upstream::typescript1();
-    let gateway = Gateway::start(&upstream.url(), &[]);
-    for (name, arguments) in CLIENTS {
-        let mut client = Client::connect(name, &gateway.url(), arguments);
-        assert_eq!((client.increment(), client.increment()), (1, 2), "{name}");
-    }
-}
