@@ -3,6 +3,7 @@
 //! [`resolve`] finds the session that a request belongs to. What the session is bound to upstream is in
 //! [`recover`]; how the store and other replicas hear of it, and it of them, in `session/record.rs`.
 
+mod cancel;
 mod progress;
 mod record;
 mod table;
@@ -18,6 +19,7 @@ use throughline_wire::seal::SessionToken;
 use throughline_wire::version::{Era, ProtocolVersion};
 use tokio::sync::Notify;
 
+pub use cancel::Cancellable;
 pub use progress::Awaited;
 pub use record::Updated;
 use record::{Known, Reading};
@@ -93,6 +95,7 @@ pub struct Session {
     read_at: AtomicU64,
     calls: Mutex<Vec<Call>>,
     awaited: Mutex<Vec<progress::Call>>,
+    waiting: Mutex<Vec<cancel::Waiting>>,
     used: AtomicU64,
     in_flight: AtomicU32,
 }
@@ -146,6 +149,7 @@ impl Session {
             read_at: AtomicU64::new(record::STALE),
             calls: Mutex::new(Vec::new()),
             awaited: Mutex::new(Vec::new()),
+            waiting: Mutex::new(Vec::new()),
             used: AtomicU64::new(app.effects.now().0),
             in_flight: AtomicU32::new(0),
         }
