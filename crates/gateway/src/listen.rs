@@ -58,6 +58,7 @@ pub async fn listen(
     if !reads_streams(&arrived.headers) {
         return Err(Fault::NotAcceptable);
     }
+    arrived.seen.session(&session);
     session.touch(core.app.effects.now());
     match last_event_id.and_then(|text| EventId::parse(&core.app, session.key, text)) {
         None => {
