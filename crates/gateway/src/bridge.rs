@@ -29,8 +29,9 @@ use throughline_wire::bridge::to_legacy::state::{State, Waits};
 use throughline_wire::version::ProtocolVersion;
 use throughline_wire::{jsonrpc, method};
 
-use crate::app::Core;
+use crate::app::{Core, Route};
 use crate::classify::{Arrived, Held};
+use crate::config::Cache;
 use crate::error::{Fault, Modern};
 use crate::initialize::{self, InitializeParams};
 use crate::outlet::EventId;
@@ -79,6 +80,18 @@ fn is_removed(method: &str) -> bool {
     )
 }
 
+/// For how long a client may keep what this method answers, as the route has it.
+fn caching(route: &Route, method: &str) -> Caching {
+    let Cache { lists, shared } = route.config.cache;
+    match lists {
+        // What stands in a resource is nobody's to say.
+        Some(lists) if method != method::RESOURCES_READ => {
+            Caching { ttl_ms: session::millis(lists), public: shared && !lists.is_zero() }
+        }
+        _ => Caching::default(),
+    }
+}
+
 fn params(why: &impl std::fmt::Display) -> Fault {
     Fault::Modern(Modern::Params(why.to_string()))
 }
@@ -91,7 +104,8 @@ async fn discovered(
 ) -> Result<Response<ReplyBody>, Fault> {
     let params = Arc::new(InitializeParams::read(&asking.initialize_params())?);
     let said = initialize::result(core, &arrived.route, &arrived.caller, &params).await?;
-    let result = discover::result(&said, Caching::default()).map_err(|_| Fault::UpstreamGarbled)?;
+    let result = discover::result(&said, caching(&arrived.route, method::DISCOVER))
+        .map_err(|_| Fault::UpstreamGarbled)?;
     let body = jsonrpc::result(held.raw_id().unwrap_or("null"), &result);
     Ok(reply::whole(&core.app, StatusCode::OK, JSON, body))
 }

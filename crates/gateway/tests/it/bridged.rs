@@ -228,6 +228,28 @@ fn results_and_errors_are_those_of_the_revision() {
 }
 
 #[test]
+fn a_route_says_for_how_long_lists_may_be_kept() {
+    let upstream = Upstream::start();
+    let file = "[upstream]\nurl = \"UPSTREAM\"\nanonymous = \"shared\"\ncache.lists = \"60s\"\ncache.shared = true\n";
+    let gateway = Gw::start_file(&upstream, file);
+    let client = Modern::new(&gateway);
+    let list = client.ask("tools/list", "").json()["result"].clone();
+    assert_eq!((&list["ttlMs"], &list["cacheScope"]), (&json!(60_000), &json!("public")));
+    let again = client.clone().declaring("{}").ask("tools/list", "").json()["result"].clone();
+    assert!(again["ttlMs"].as_u64().unwrap() <= 60_000, "{again}");
+    assert_eq!(upstream.count("tools/list"), 1);
+
+    let gateway = Gw::start_file(&upstream, &file.replace("cache.shared = true\n", ""));
+    let client = Modern::new(&gateway);
+    for _ in 0..2 {
+        let list = client.ask("tools/list", "").json()["result"].clone();
+        assert_eq!(list["cacheScope"], "private");
+        client.clone().declaring("{}").ask("tools/list", "");
+    }
+    assert_eq!(upstream.count("tools/list"), 3, "kept for each that the server may tell apart");
+}
+
+#[test]
 fn each_request_hears_its_own_progress_and_the_log_messages_that_it_asked_for() {
     let upstream = Upstream::start();
     let gateway = Gw::start(&upstream);
