@@ -88,9 +88,7 @@ pub(crate) fn to_modern(data: &[u8]) {
     for method in ["resources/read", "tools/list"] {
         match answer::read(data, Asked { method, id: "7" }) {
             Said::Response(response) => is_message(&response),
-            Said::Needs(needed) => {
-                needed.questions.iter().for_each(|it| is_message(&it.request("\"q\"")))
-            }
+            Said::Needs(needed) => needed.questions.iter().for_each(|it| is_message(&it.request("\"q\""))),
             _ => {}
         }
     }
