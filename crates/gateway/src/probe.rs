@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue};
@@ -21,6 +22,8 @@ use crate::upstream::{self, Address, Looked, http::SendError};
 /// How long "speaks legacy revisions only" is believed: after an update of the upstream, modern clients are passed
 /// on within this time.
 const LEGACY_MS: u64 = 30_000;
+/// How long the answer to `server/discover` may take; requests wait for it.
+const ASKED: Duration = Duration::from_secs(60);
 /// How long "speaks modern revisions" is believed without a sign of the contrary.
 const MODERN_MS: u64 = 600_000;
 
@@ -121,6 +124,10 @@ pub async fn has_changed(core: &Rc<Core>, route: &Route, address: &Address) -> b
 /// Asks with a request of the gateway's own: a client's call might be executed by a legacy server. With what a modern
 /// server says of itself, raw JSON of the result.
 pub async fn discover(core: &Rc<Core>, address: &Address) -> Result<(Probe, Option<Bytes>), SendError> {
+    tokio::time::timeout(ASKED, ask(core, address)).await.unwrap_or(Ok((Probe::Inconclusive, None)))
+}
+
+async fn ask(core: &Rc<Core>, address: &Address) -> Result<(Probe, Option<Bytes>), SendError> {
     const ID: &str = "\"throughline-discover\"";
     let version = ProtocolVersion::V2026_07_28.as_str();
     let params = format!(

@@ -174,3 +174,18 @@ fn endless_questions_are_given_up() {
     };
     assert_eq!((asked, last["error"]["code"].clone()), (16, json!(-32014)));
 }
+
+#[test]
+fn a_client_that_comes_back_finds_its_question_and_its_answer() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    modern(&upstream, curious);
+    let session = session(&gateway);
+    let mut stream = session.client.open("POST", call("1", "ask"));
+    let primed = stream.event().expect("an event to come back after");
+    drop(stream);
+    let again = session.client.with("accept", "text/event-stream");
+    let mut stream = again.with("last-event-id", &primed.id.expect("an id")).open("GET", "");
+    assert_eq!(answer_all(&mut stream, &session)["result"]["content"][0]["text"], "\"decline\" []");
+    assert_eq!(upstream.count("tools/call"), 3, "the call went on");
+}
