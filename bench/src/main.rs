@@ -69,7 +69,7 @@ struct Arguments {
     /// Only subjects whose name contains this, as in `issued, SSE`; nothing but requests.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Nothing but sessions, start and restart.
+    /// Nothing but sessions, standing streams, start and restart.
     #[arg(long, conflicts_with = "only")]
     no_load: bool,
     /// Where state of the gateway goes: on a disk whose fsync means something [default: the system's].
