@@ -32,6 +32,7 @@ function version1() {
   return {
     ...require('@modelcontextprotocol/sdk/client/index.js'),
     ...require('@modelcontextprotocol/sdk/client/streamableHttp.js'),
+    ...require('@modelcontextprotocol/sdk/client/sse.js'),
     ...require('@modelcontextprotocol/sdk/client/stdio.js'),
     answer: (client, method, handler) => client.setRequestHandler(schemas[method], handler),
     call: (client, params, onprogress) => client.callTool(params, undefined, { onprogress }),
@@ -59,6 +60,7 @@ async function watchedFetch(input, init) {
 }
 
 function overHttp() {
+  if (url.endsWith('/sse')) return new sdk.SSEClientTransport(new URL(url), { fetch: watchedFetch });
   return new sdk.StreamableHTTPClientTransport(new URL(url), { fetch: watchedFetch });
 }
 

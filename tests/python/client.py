@@ -11,6 +11,7 @@ from typing import Any
 import mcp.types as types
 from driver import Driver, options, plain
 from mcp import ClientSession
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
 try:
@@ -29,11 +30,7 @@ class SdkDriver(Driver):
 
     async def connect(self) -> Any:
         """Opens the transport and shakes hands, in whichever way this SDK does."""
-        http = httpx.AsyncClient(
-            timeout=httpx.Timeout(30, read=300), event_hooks={"response": [self.saw_response]}
-        )
-        await self.stack.enter_async_context(http)
-        transport = streamable_http_client(self.options.url, http_client=http)
+        transport = await self.transport()
         callbacks: dict[str, Any] = {"message_handler": self.heard_message}
         if self.options.answer is not None:
             callbacks |= {"elicitation_callback": self.elicited, "sampling_callback": self.sampled}
@@ -41,9 +38,21 @@ class SdkDriver(Driver):
             client = Client(transport, mode=self.options.mode, **callbacks)
             self.client = await self.stack.enter_async_context(client)
             return {"protocolVersion": client.protocol_version, "serverInfo": plain(client.server_info)}
-        read, write, _ = await self.stack.enter_async_context(transport)
+        read, write, *_ = await self.stack.enter_async_context(transport)
         self.client = await self.stack.enter_async_context(ClientSession(read, write, **callbacks))
         return plain(await self.client.initialize())
+
+    async def transport(self) -> Any:
+        """HTTP with SSE where the URL is one of that, else Streamable HTTP."""
+        if self.options.url.endswith("/sse"):
+            return sse_client(self.options.url, httpx_client_factory=self.http)
+        return streamable_http_client(
+            self.options.url, http_client=await self.stack.enter_async_context(self.http())
+        )
+
+    def http(self, **settings: Any) -> Any:
+        settings = {"timeout": httpx.Timeout(30, read=300), **settings}
+        return httpx.AsyncClient(event_hooks={"response": [self.saw_response]}, **settings)
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         return plain(await self.client.call_tool(name, arguments, progress_callback=self.heard_progress))

@@ -10,7 +10,8 @@ use clap::{ValueEnum, value_parser};
 use http::HeaderName;
 use throughline_reference::counter::{self, CounterConfig};
 use throughline_reference::instance::Instance;
-use throughline_reference::stateless::{self, Hosts, Keys, StandardHeaders, StatelessConfig};
+use throughline_reference::stateless::{self, Hosts, Keys, StandardHeaders, StatelessConfig, TallyStore};
+use throughline_telemetry::{Telemetry, Teller};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -32,6 +33,8 @@ Examples:
 
 Several instances go on from each other's tally if THROUGHLINE_REFERENCE_KEY is the same for all of them: at least
 32 bytes (`openssl rand -hex 32` makes some), or several such with commas between them, of which the first signs.
+Traces and metrics of the stateless server go where OTEL_EXPORTER_OTLP_ENDPOINT and
+APPLICATIONINSIGHTS_CONNECTION_STRING say.
 Hosts that give a PORT or WEBSITES_PORT are listened to on all their addresses.")]
 pub(crate) struct Arguments {
     /// Where to listen [default: 0.0.0.0 at $PORT or $WEBSITES_PORT if the host gives one, else 127.0.0.1:3000].
@@ -59,7 +62,7 @@ struct Stateless {
     strict_headers: bool,
     /// What this instance is called [default: $WEBSITE_INSTANCE_ID, $HOSTNAME, else random].
     #[arg(long, value_name = "NAME")]
-    instance: Option<String>,
+    instance: Option<Instance>,
     /// A name that requests may be for, beside localhost and $WEBSITE_HOSTNAME; * is any. May be repeated.
     #[arg(long, value_name = "HOST", env = "THROUGHLINE_REFERENCE_HOSTS", value_delimiter = ',')]
     allowed_host: Vec<String>,
@@ -78,6 +81,10 @@ struct Stateless {
         default_value = "throughline-reference"
     )]
     audience: String,
+    /// Keep the totals of tallies in this Redis, redis://HOST:PORT, instead of in their handles: each handle is then good
+    /// once.
+    #[arg(long, value_name = "URL", env = "THROUGHLINE_REFERENCE_TALLY_STORE", hide_env_values = true)]
+    tally_store: Option<TallyStore>,
     /// How long the handle of a tally is good, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 86_400, value_parser = value_parser!(u64).range(1..=31_536_000))]
     handle_lifetime: u64,
@@ -112,13 +119,24 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         return serve(listen, |listener, stop| counter::serve(listener, config, stop));
     }
     logging::start();
-    let config = config(arguments.stateless, arguments.era, variable)?;
+    let mut config = config(arguments.stateless, arguments.era, variable)?;
     let named = matches!(&config.hosts, Hosts::Named(hosts) if hosts.is_empty());
     if named && !listen.ip().is_loopback() {
         tracing::warn!("only requests for localhost are answered; --allowed-host says for which other names");
     }
     tracing::info!(instance = config.instance.as_str(), "a stateless MCP server");
-    serve(listen, |listener, stop| stateless::serve(listener, config, stop))
+    let telemetry = Telemetry::from_env(Teller {
+        service: "throughline-reference",
+        version: env!("CARGO_PKG_VERSION"),
+        instance: config.instance.as_str(),
+    });
+    config.tracer = telemetry.as_ref().and_then(Telemetry::tracer);
+    config.meter = telemetry.as_ref().and_then(Telemetry::meter);
+    let served = serve(listen, |listener, stop| stateless::serve(listener, config, stop));
+    if let Some(telemetry) = telemetry {
+        telemetry.shut_down();
+    }
+    served
 }
 
 /// Where hosts that choose a port want to be listened to; this machine only where none does.
@@ -148,11 +166,7 @@ fn config(
             Keys::random()
         }
     };
-    let instance = match &arguments.instance {
-        Some(name) => Instance::named(name)
-            .ok_or("--instance must be 1 to 128 printable ASCII characters without spaces")?,
-        None => Instance::of_host(&variable),
-    };
+    let instance = arguments.instance.unwrap_or_else(|| Instance::of_host(&variable));
     let authenticates = variable("WEBSITE_AUTH_ENABLED").is_some_and(|on| on.eq_ignore_ascii_case("true"));
     let app_service = authenticates.then_some(HeaderName::from_static("x-ms-client-principal-id"));
     let mut hosts: Vec<String> = arguments.allowed_host;
@@ -172,6 +186,7 @@ fn config(
         },
         keys,
         audience: arguments.audience,
+        tally_store: arguments.tally_store,
         handle_lifetime: Duration::from_secs(arguments.handle_lifetime),
         principal_header: arguments.principal_header.or(app_service),
         hosts: if hosts.iter().any(|host| host == "*") { Hosts::Any } else { Hosts::Named(hosts) },

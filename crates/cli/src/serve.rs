@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use throughline_gateway::config::{AdminAddress, Config, KeyRingPlace, Overrides, StoreUrl};
 use throughline_gateway::{Effects, Gateway};
+use throughline_reference::instance::Instance;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{Failure, logging};
@@ -21,7 +22,10 @@ Examples:
   throughline serve --config throughline.toml                  everything else; examples/throughline.toml explains it
 
 Sessions survive a restart of either side: ids are sealed with the key ring in the state directory, and what
-they are bound to is kept in the store there. THROUGHLINE_LOG=debug says more.")]
+they are bound to is kept in the store there. THROUGHLINE_LOG=debug says more.
+
+Traces and metrics go to a collector of OpenTelemetry if OTEL_EXPORTER_OTLP_ENDPOINT says where, and to Application
+Insights if APPLICATIONINSIGHTS_CONNECTION_STRING does; docs/observability.md has the other variables.")]
 pub(crate) struct Arguments {
     /// The MCP server's endpoint, or several of one server that runs more than once.
     #[arg(value_name = "URL", required_unless_present_any = ["config", "command"], conflicts_with = "config")]
@@ -51,6 +55,9 @@ pub(crate) struct Arguments {
     /// Where the key ring and the embedded store live [default: $STATE_DIRECTORY or ~/.local/state/throughline].
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// What this instance is called [default: $WEBSITE_INSTANCE_ID, $HOSTNAME, else random].
+    #[arg(long, value_name = "NAME")]
+    instance: Option<Instance>,
     /// Give no session ids and read none: every request on its own.
     #[arg(long)]
     stateless: bool,
@@ -80,7 +87,7 @@ pub(crate) struct KeepArguments {
 
 /// Runs a program for as long as the gateway is there.
 pub(crate) fn keep(arguments: &KeepArguments) -> Result<(), Failure> {
-    let status = throughline_gateway::stdio::keep(&arguments.command)
+    let status = throughline_gateway::pipes::keep(&arguments.command)
         .map_err(|error| format!("{}: {error}; check that it is installed", arguments.command[0]))?;
     std::process::exit(status.code().unwrap_or(1));
 }
@@ -98,7 +105,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         config.keeper = vec![std::env::current_exe()?, "keep".into(), "--".into()];
     }
     config.apply(Overrides::from_env(&|name| std::env::var(name).ok())?);
-    let Arguments { listen, admin, metrics, store, key_ring, state_dir, stateless, salvage, .. } = arguments;
+    let Arguments {
+        listen, admin, metrics, store, key_ring, state_dir, instance, stateless, salvage, ..
+    } = arguments;
     let key_ring = key_ring.map(KeyRingPlace::File);
     config.apply(Overrides {
         listen,
@@ -108,8 +117,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         key_ring,
         state_dir,
         stateless,
+        instance: instance.map(|name| name.as_str().to_owned()),
         ..Overrides::default()
     });
+    if config.instance.is_none() {
+        let host = Instance::of_host(|name| std::env::var(name).ok());
+        config.instance = Some(host.as_str().to_owned());
+    }
     if salvage && let Some(salvaged) = throughline_gateway::serve::salvage(&config, Effects::REAL)? {
         let aside = salvaged.moved_to.display();
         tracing::warn!(kept = salvaged.kept, lost = salvaged.lost, %aside, "a damaged store was salvaged");

@@ -9,15 +9,21 @@ use std::sync::{Arc, Mutex, Weak};
 use http::HeaderValue;
 use throughline_status::History;
 use throughline_store::{Store, StoreError};
+use throughline_telemetry::Tracer;
 use tokio::sync::watch;
 
 use crate::account::Accounts;
+use crate::bridge::parked::Parked;
+use crate::bridge::subscriptions::Hubs;
 use crate::config::{self, Config};
 use crate::deadlines::Deadlines;
 use crate::effects::Effects;
+use crate::front::rest::Running;
+use crate::front::sse2024::Channels;
 use crate::grants::Grants;
 use crate::initialize::InitializeCache;
 use crate::keys::LiveKeys;
+use crate::lists::Lists;
 use crate::metadata;
 use crate::metrics::{Metrics, RouteCounts, Shard, StoreOperation};
 use crate::outlet::Outlets;
@@ -31,6 +37,8 @@ use crate::tokens::Verifier;
 use crate::upstream::destination::Destination;
 use crate::upstream::fleet::{Fleet, Member};
 use crate::upstream::http::Endpoint;
+use crate::upstream::modern::questions::Questions;
+use crate::upstream::older::Standing;
 
 /// State shared by all cores. Nothing in it is locked over an await.
 pub struct App {
@@ -51,9 +59,13 @@ pub struct App {
     /// Parameters that many of them have in common.
     pub texts: Texts,
     /// Which gateway process this is: random, new at each start. Part of ids that must be unique over replicas.
+    pub process: String,
+    /// What this instance is called toward people: as configured, else as the process.
     pub instance: String,
     /// The same, for the header.
     pub instance_header: HeaderValue,
+    /// What begins the spans of requests; None where traces are not exported.
+    pub tracer: Option<Tracer>,
     /// The principals that the configuration knows.
     pub directory: Directory,
     /// The issuers whose tokens prove who callers are; None where there are none.
@@ -62,10 +74,22 @@ pub struct App {
     pub accounts: Accounts,
     /// Streams toward clients that can be resumed.
     pub outlets: Outlets,
+    /// Streams of clients that speak HTTP with SSE.
+    pub channels: Channels,
+    /// Calls whose clients ask for the result later.
+    pub running: Running,
+    /// What clients are asked for servers that cannot ask them.
+    pub questions: Questions,
     /// How many requests there were lately.
     pub history: Mutex<History>,
+    /// Bridges to upstreams that speak another transport.
+    pub bridges: Mutex<Vec<Standing>>,
     /// Calls that go on without their client.
     pub detached: Arc<AtomicUsize>,
+    /// Calls that wait for what their client has to be asked.
+    pub parked: Parked,
+    /// Who listens in sessions whose clients hold no id of them.
+    pub hubs: Hubs,
     /// How much is being answered.
     pub room: Room,
     stopping: watch::Sender<bool>,
@@ -87,6 +111,8 @@ pub struct Route {
     pub initialize: InitializeCache,
     /// Which era the upstream speaks.
     pub era: EraCache,
+    /// Lists that need not be asked for again.
+    pub lists: Lists,
     /// What its profile and its selection of tools change; None where they change nothing.
     pub shape: Option<Shape>,
     /// The tokens that its requests carry; None where they carry none.
@@ -97,18 +123,25 @@ pub struct Route {
     pub fleet: Arc<Fleet>,
 }
 
+/// What is made of the configuration and the environment before there is anything to serve.
+pub struct Made {
+    /// The endpoints of the routes, in their order.
+    pub destinations: Vec<Vec<Arc<Destination>>>,
+    /// [`App::tokens`].
+    pub tokens: Option<Verifier>,
+    /// [`Route::grants`], in the order of the routes.
+    pub grants: Vec<Option<Grants>>,
+    /// [`App::tracer`].
+    pub tracer: Option<Tracer>,
+    /// [`App::process`].
+    pub process: String,
+}
+
 impl App {
-    /// Puts the shared state together; `destinations` are the endpoints of the routes, in their order.
-    pub fn new(
-        config: Config,
-        destinations: Vec<Vec<Arc<Destination>>>,
-        effects: Effects,
-        keys: LiveKeys,
-        store: Store,
-        tokens: Option<Verifier>,
-        grants: Vec<Option<Grants>>,
-    ) -> Arc<Self> {
-        let instance = data_encoding::HEXLOWER.encode(&effects.bytes::<4>());
+    /// Puts the shared state together.
+    pub fn new(config: Config, effects: Effects, keys: LiveKeys, store: Store, made: Made) -> Arc<Self> {
+        let Made { destinations, tokens, grants, tracer, process } = made;
+        let instance = config.instance.clone().unwrap_or_else(|| process.clone());
         let routes = config.routes.iter().zip(destinations).zip(grants).enumerate().map(
             |(index, ((route, to), grants))| {
                 let digest = keys.digest("route", &[route.name.as_bytes()]);
@@ -117,6 +150,7 @@ impl App {
                     index,
                     digest: first(&digest),
                     initialize: InitializeCache::default(),
+                    lists: Lists::default(),
                     era: EraCache::default(),
                     shape: Shape::of(route),
                     grants,
@@ -131,12 +165,20 @@ impl App {
             texts: Texts::default(),
             instance_header: HeaderValue::from_str(&instance).unwrap_or(HeaderValue::from_static("unknown")),
             instance,
+            process,
+            tracer,
             directory: Directory::new(&config.callers, &keys),
             tokens,
             accounts: Accounts::default(),
             outlets: Outlets::default(),
+            channels: Channels::default(),
+            running: Running::default(),
+            questions: Questions::default(),
             history: Mutex::default(),
+            bridges: Mutex::default(),
             detached: Arc::default(),
+            parked: Parked::default(),
+            hubs: Hubs::default(),
             room: Room::default(),
             metrics: Metrics::new(effects.now()),
             stopping: watch::Sender::new(false),
@@ -158,7 +200,7 @@ impl App {
 
     /// A JSON-RPC id (raw JSON, a string) that no other request of any replica carries.
     pub fn unique_id(&self) -> String {
-        format!("\"{}-{}\"", self.instance, self.next_id.fetch_add(1, Ordering::Relaxed))
+        format!("\"{}-{}\"", self.process, self.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Whether new work is refused because the process is about to end.
@@ -255,10 +297,15 @@ impl Core {
     /// This core's connections to an endpoint.
     pub fn endpoint(&self, member: &Arc<Member>) -> Rc<Endpoint> {
         let mut pools = self.pools.borrow_mut();
-        let pool = pools.entry(member.id).or_insert_with(|| Pool {
-            of: Arc::downgrade(member),
-            endpoint: Endpoint::new(Arc::clone(&member.to), self.app.effects, Rc::clone(&self.deadlines)),
-        });
+        let open = || {
+            let to = Arc::clone(member.destination());
+            Endpoint::new(to, self.app.effects, Rc::clone(&self.deadlines))
+        };
+        let pool =
+            pools.entry(member.id).or_insert_with(|| Pool { of: Arc::downgrade(member), endpoint: open() });
+        if !std::ptr::eq(pool.endpoint.destination(), &**member.destination()) {
+            pool.endpoint = open();
+        }
         Rc::clone(&pool.endpoint)
     }
 

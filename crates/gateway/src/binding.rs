@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use throughline_store::{Binding, Millis, Record, RecordKey, State};
+use throughline_wire::bridge::to_modern::hello::Offers;
 use throughline_wire::loss::Sign;
 use throughline_wire::version::ProtocolVersion;
 use tokio::sync::watch;
@@ -14,10 +15,11 @@ use tokio::sync::watch;
 use crate::app::App;
 use crate::credentials::Credentials;
 use crate::error::Fault;
-use crate::initialize::Lists;
-use crate::upstream::Address;
+use crate::initialize::{InitializeParams, Lists};
 use crate::upstream::cookies::{Cookie, Jar};
 use crate::upstream::fleet::Place;
+use crate::upstream::modern::Modern;
+use crate::upstream::{Address, older};
 
 /// What a session is bound to.
 pub enum Slot {
@@ -137,9 +139,30 @@ struct Secret {
     lists: Lists,
     #[serde(default, skip_serializing_if = "is_default")]
     untold: bool,
+    /// What the server offers, where it is a modern one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    modern: Option<Offered>,
     /// Where it is: requests go there with the rest of this, so that nobody may change it who cannot read it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     endpoint: String,
+}
+
+/// What a modern server offers, of what has to be known to speak with it.
+#[derive(Serialize, Deserialize)]
+struct Offered {
+    logging: bool,
+    subscribe: bool,
+}
+
+impl Offered {
+    fn new(offers: Offers) -> Self {
+        Offered { logging: offers.logging, subscribe: offers.subscribe }
+    }
+
+    /// Together with the lists that it announces changes of.
+    fn with(self, Lists { tools, prompts, resources }: Lists) -> Offers {
+        Offers { logging: self.logging, subscribe: self.subscribe, tools, prompts, resources }
+    }
 }
 
 /// A binding's mark, as hexadecimal text.
@@ -175,7 +198,7 @@ impl Slot {
         match &record.state {
             State::Deleted => Slot::Closed,
             State::Open { binding, generation, .. } => {
-                match binding.as_ref().and_then(|binding| Bound::unseal(app, route, key, binding)) {
+                match binding.as_ref().and_then(|binding| Bound::unseal(app, route, key, record, binding)) {
                     Some(bound) => Slot::Bound(Arc::new(bound)),
                     None => Slot::Empty { generation: *generation },
                 }
@@ -204,6 +227,7 @@ impl Bound {
             lists: self.lists,
             cookies: self.address.cookies.cookies(),
             untold: self.untold.load(Ordering::Relaxed),
+            modern: self.address.modern.as_ref().map(|modern| Offered::new(modern.offers())),
             endpoint: self.address.at.name().to_owned(),
         };
         let plain = serde_json::to_vec(&secret).unwrap_or_default();
@@ -216,7 +240,13 @@ impl Bound {
     }
 
     /// From the record; None where the key that it was sealed with is gone, or the endpoint that it is at.
-    pub fn unseal(app: &App, route: usize, key: RecordKey, binding: &Binding) -> Option<Self> {
+    pub fn unseal(
+        app: &App,
+        route: usize,
+        key: RecordKey,
+        record: &Record,
+        binding: &Binding,
+    ) -> Option<Self> {
         let plain = app.keys.open_secret(&key.0, &binding.secret)?;
         let secret: Secret = serde_json::from_slice(&plain).ok()?;
         let session_id = match secret.session_id {
@@ -225,8 +255,21 @@ impl Bound {
         };
         let fleet = &app.routes.get(route)?.fleet;
         let at = match session_id.is_some() || !secret.endpoint.is_empty() {
-            true => Place::At(fleet.seat_of(&secret.endpoint)?),
+            true => {
+                let seat = fleet.seat_of(&secret.endpoint)?;
+                older::recall(app, &seat.member, session_id.as_ref());
+                Place::At(seat)
+            }
             false => Place::Anywhere(Arc::clone(fleet)),
+        };
+        let modern = match secret.modern {
+            None => None,
+            Some(offered) => {
+                let params = InitializeParams::read(record.initialize.as_bytes()).ok()?;
+                let modern = Modern::new(&params, offered.with(secret.lists));
+                modern.recall(app, key, record);
+                Some(modern)
+            }
         };
         let version = version_header(&binding.protocol_version).filter(|version| !version.is_empty());
         Some(Bound {
@@ -237,6 +280,7 @@ impl Bound {
                 version,
                 cookies: Jar::new(secret.cookies),
                 credentials: Credentials::NONE,
+                modern,
             },
             lists: secret.lists,
             mark: secret.mark.bytes()?,
@@ -262,6 +306,7 @@ mod tests {
             cookies: Vec::new(),
             lists: Lists::default(),
             untold: false,
+            modern: None,
             endpoint: String::new(),
         };
         let text = serde_json::to_string(&secret).unwrap();

@@ -21,11 +21,11 @@ use crate::classify::{Arrived, Held};
 use crate::credentials::Credentials;
 use crate::deadlines::Pulse;
 use crate::error::Fault;
-use crate::session::{Awaited, InFlight, Kind, Session};
+use crate::session::{Awaited, Cancellable, InFlight, Kind, Session};
 use crate::translate::{Renamed, Tagger};
 use crate::upstream::http::SendError;
 use crate::upstream::{self, ACCEPT_BOTH, Address, JSON, Looked};
-use crate::{listen, names, recover, restore};
+use crate::{listen, names, probe, recover, restore};
 
 /// An answer on its way to the client, with what it has to be translated by.
 pub struct Answered {
@@ -63,24 +63,37 @@ pub async fn run(
             let (body, renamed) = Renamed::request(held, core.app.unique_id())?;
             (Bytes::from(body), Some(renamed))
         }
-        Kind::Issued | Kind::Isolated => (held.body.clone(), None),
+        // The bridge has given it an id of its own.
+        Kind::Issued | Kind::Isolated | Kind::Bridged | Kind::Once => (held.body.clone(), None),
     };
     let in_flight = session.begin(core, &arrived.caller, renamed.as_ref().map(Renamed::ids));
     let awaited = session.await_progress(held);
     let pulse = awaited.as_ref().map(Awaited::pulse);
-    let (mut looked, bound, origin) = hold(core, arrived, held, session, body, pulse).await?;
-    drop(awaited);
+    let cancellable = session.cancellable(held);
+    let (mut looked, bound, origin) = tokio::select! {
+        biased;
+        held = hold(core, arrived, held, session, body, pulse) => held?,
+        () = cancelled(cancellable.as_ref()) => return Err(Fault::Cancelled),
+    };
+    drop((awaited, cancellable));
     if let Some(step) = restore::step_of(core, session, held) {
         // Before the client hears of it: what it was told must survive a loss.
         looked.read_on(core.app.config.limits.answer_bytes).await.map_err(upstream::fault_of)?;
         restore::remember(core, session, step, &looked.message()).await;
     }
     let translate = match (session.kind, renamed) {
-        (Kind::Issued, _) => Translate::Tagged(Tagger::new(&core.app, &bound)),
+        (Kind::Issued | Kind::Bridged | Kind::Once, _) => Translate::Tagged(Tagger::new(&core.app, &bound)),
         (_, Some(renamed)) => Translate::Renamed(renamed),
         (_, None) => Translate::Alone,
     };
     Ok(Answered { looked, translate, carried: Some((bound, origin)), in_flight: Some(in_flight) })
+}
+
+async fn cancelled(request: Option<&Cancellable>) {
+    match request {
+        Some(request) => request.cancelled().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Sends, and sends again in a new binding if the session turns out to be lost.
@@ -126,7 +139,7 @@ async fn hold(
             }
             Err(error) => return Err(upstream::fault_of(error)),
         };
-        let lost = match loss_of(core, credentials, &bound, &looked).await? {
+        let lost = match loss_of(core, &session.route, credentials, &bound, &looked).await? {
             None => return Ok((alive(looked), bound, origin)),
             Some(sign) => Lost { generation: bound.generation, sign },
         };
@@ -147,7 +160,7 @@ async fn hold(
 }
 
 async fn send(
-    core: &Core,
+    core: &Rc<Core>,
     route: &Route,
     address: &Address,
     headers: HeaderMap,
@@ -162,14 +175,19 @@ async fn send(
 
 /// Whether the answer says that the session is lost; where that is not certain, a `ping` in the session tells.
 async fn loss_of(
-    core: &Core,
+    core: &Rc<Core>,
+    route: &Route,
     credentials: &Credentials,
     bound: &Bound,
     looked: &Looked,
 ) -> Result<Option<Sign>, Fault> {
-    match looked.verdict(bound.address.session_id.is_some()) {
+    match looked.verdict(&bound.address) {
         Verdict::Alive => Ok(None),
         Verdict::Lost(sign) => Ok(Some(sign)),
+        Verdict::Suspected(Sign::EraChanged) => {
+            let address = bound.address.on_behalf(credentials);
+            Ok(Box::pin(probe::has_changed(core, route, &address)).await.then_some(Sign::EraChanged))
+        }
         Verdict::Suspected(sign) => {
             let address = bound.address.on_behalf(credentials);
             // In a box: it is rare, and every call would have to have room for it.
@@ -248,13 +266,13 @@ pub async fn notify(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &A
         (Kind::Issued, method::PROGRESS) => tagger.inward_progress(held).map(Bytes::from),
         (Kind::Issued, _) => Some(held.body.clone()),
         (Kind::Keyed, method::CANCELLED) => cancel_unique(session, held).map(Bytes::from),
-        (Kind::Keyed, _) => Some(held.body.clone()),
+        (Kind::Keyed | Kind::Bridged | Kind::Once, _) => Some(held.body.clone()),
         (Kind::Isolated, _) => None,
     };
     if let Some(body) = body {
         deliver(core, arrived, session, &bound, body).await;
     }
-    if session.kind == Kind::Issued && &*held.method == method::CANCELLED {
+    if session.kind != Kind::Keyed && &*held.method == method::CANCELLED {
         cancel(core, session, held);
     }
 }
@@ -262,9 +280,9 @@ pub async fn notify(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &A
 /// Frees what a request holds that its client has cancelled: many servers do not answer it any more.
 fn cancel(core: &Rc<Core>, session: &Session, held: &Held) {
     let Ok(Some(at)) = held.param(&["requestId"]) else { return };
-    let request = std::str::from_utf8(&held.body[at]).ok();
-    let outlet = request.and_then(|request| core.app.outlets.of_request(session.key, request));
-    if let Some(outlet) = outlet {
+    let Ok(request) = std::str::from_utf8(&held.body[at]) else { return };
+    session.cancel(request);
+    if let Some(outlet) = core.app.outlets.of_request(session.key, request) {
         outlet.cancel();
     }
 }
@@ -272,7 +290,8 @@ fn cancel(core: &Rc<Core>, session: &Session, held: &Held) {
 /// Passes a client's answer to a question of the server's on, if the question was asked in the present binding.
 pub async fn respond(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &Arc<Session>) {
     session.touch(core.app.effects.now());
-    let Some(bound) = recover::current(session).filter(|_| session.kind == Kind::Issued) else { return };
+    let can_be_asked = matches!(session.kind, Kind::Issued | Kind::Bridged | Kind::Once);
+    let Some(bound) = recover::current(session).filter(|_| can_be_asked) else { return };
     let tagger = Tagger::new(&core.app, &bound);
     match tagger.inward_response(held) {
         Some(body) => deliver(core, arrived, session, &bound, body.into()).await,

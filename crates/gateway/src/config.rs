@@ -10,6 +10,7 @@
 //! and a test holds the two together.
 
 mod admin;
+mod cache;
 mod callers;
 mod command;
 mod error;
@@ -24,6 +25,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod transport;
 mod upstream;
 mod value;
 
@@ -35,6 +37,7 @@ use std::time::Duration;
 use crate::peer::Network;
 
 pub use admin::{AdminAddress, AdminToken};
+pub use cache::Cache;
 pub use callers::{ApiKey, CallerProxy, Callers, Conversation, KeyKind};
 pub use command::Command;
 pub use error::{ConfigError, ConfigErrors, Place, ValueError};
@@ -42,11 +45,13 @@ pub use grant::{Grant, GrantKind, Secret};
 pub use overrides::Overrides;
 pub use rest::{Rest, ToolErrors};
 pub use route::{
-    Anonymous, Answers, MAX_ENDPOINTS, Mode, OnStoreFailure, OnStoreMiss, Resolve, Route, UnsafeAfterLoss,
+    Anonymous, Answers, KeptBy, MAX_ENDPOINTS, Mode, OnStoreFailure, OnStoreMiss, Resolve, Route,
+    UnsafeAfterLoss,
 };
 pub use state::{KeyRingPlace, StoreUrl, default_state_dir};
 pub use streams::Streams;
 pub use tokens::Tokens;
+pub use transport::Transport;
 pub use upstream::{Header, HeaderSource, Proxies, Proxy};
 pub use value::parse_duration;
 pub(crate) use value::place;
@@ -105,6 +110,8 @@ pub struct Config {
     pub admin_token: Option<AdminToken>,
     /// Where counts and health are shown to other machines. Default: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// What this instance is called, where it says who answered. Default (`None`): a random name, new at each start.
+    pub instance: Option<String>,
     /// Whether each request is logged, in a line of its own. Default: yes.
     pub access_log: bool,
     /// How much a peer may send or hold.
@@ -177,6 +184,11 @@ pub struct Limits {
     /// `limits.requests_per_caller`: requests of one identified caller under way at a time, streams and calls that go on
     /// without their client included. Default 256.
     pub requests_per_caller: usize,
+    /// `limits.parked`: calls that wait at a legacy server for what a client of 2026-07-28 has to be asked, at a time.
+    /// Default 1,024.
+    pub parked: usize,
+    /// `limits.parked_per_caller`: such calls of one caller. Default 64.
+    pub parked_per_caller: usize,
     /// `limits.json_depth`: how deep a message may nest arrays and objects. Default 128, which is also the most.
     pub json_depth: usize,
 }
@@ -195,6 +207,8 @@ impl Default for Limits {
             sessions: 100_000,
             sessions_per_caller: 1000,
             requests_per_caller: 256,
+            parked: 1024,
+            parked_per_caller: 64,
             json_depth: 128,
         }
     }
@@ -213,6 +227,9 @@ pub struct Timeouts {
     pub first_byte: Duration,
     /// `timeouts.call`: how long one request may take in all. Default 1 h.
     pub call: Duration,
+    /// `timeouts.parked`: how long a call waits at a legacy server for what a client of 2026-07-28 has to be asked; then it
+    /// is cancelled. Default 10 min.
+    pub parked: Duration,
     /// `timeouts.request_read`: how long a client may take to send the head of a request, and then its body; also
     /// how long a connection without a request is kept. Default 75 s, since clients that keep connections expect
     /// a server to keep them for a minute.
@@ -234,6 +251,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(5),
             first_byte: minutes(5),
             call: hours(1),
+            parked: minutes(10),
             request_read: Duration::from_secs(75),
             answer_write: minutes(1),
             drain: Duration::ZERO,
@@ -322,6 +340,7 @@ impl Config {
             workers,
             allowed_hosts,
             stateless,
+            instance,
             proxies,
         } = overrides;
         self.admin = admin.or_else(|| self.admin.take());
@@ -339,6 +358,7 @@ impl Config {
         }
         self.state_dir = state_dir.or_else(|| self.state_dir.take());
         self.workers = workers.or(self.workers);
+        self.instance = instance.or_else(|| self.instance.take());
         if let Some(hosts) = allowed_hosts {
             self.allowed_hosts = hosts;
         }
@@ -433,6 +453,7 @@ impl Config {
             admin: None,
             admin_token: None,
             metrics: None,
+            instance: None,
             access_log: true,
             limits: Limits::default(),
             timeouts: Timeouts::default(),

@@ -3,12 +3,15 @@
 //! What an upstream answers is not here: it passes. Internal detail (addresses, I/O errors) goes to the log,
 //! where `Fault` is built; the client gets the table's text, which says what happened, why, and what to do.
 
+mod modern;
+
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use throughline_wire::envelope::EnvelopeError;
-use throughline_wire::version::ProtocolVersion;
+
+pub use modern::Modern;
 
 use crate::classify::Misstated;
 use crate::upstream::Refusal;
@@ -56,6 +59,8 @@ pub enum Fault {
     KeysAway,
     /// The event that a client wants to resume after is of a stream that is not kept any more.
     StreamGone,
+    /// The call whose result is asked for is not kept: never begun, somebody else's, cancelled, or too long ago.
+    CallUnknown,
     /// The client has cancelled its request.
     Cancelled,
     /// No more sessions can be opened now.
@@ -84,10 +89,14 @@ pub enum Fault {
     NotBound,
     /// The session was restored, but what the server kept in it is gone, and the route forbids going on silently.
     StateLost,
-    /// A modern request for an upstream that speaks legacy revisions only; the version that was asked for.
-    ModernToLegacy(String),
+    /// What only requests of 2026-07-28 can meet.
+    Modern(Modern),
     /// The store is away, and the route does not go on without it.
     StoreAway,
+    /// The server needs something of the client that it did not announce; by which methods it would ask.
+    CannotAsk(String),
+    /// The server asked for something once more, after too many rounds of it.
+    TooManyRounds,
     /// The gateway is stopping.
     Stopping,
 }
@@ -103,6 +112,7 @@ struct Row {
 /// JSON-RPC codes of the gateway's own. The range that JSON-RPC leaves to implementations.
 mod code {
     pub(super) const INVALID_REQUEST: i32 = -32600;
+    pub(super) const METHOD_NOT_FOUND: i32 = -32601;
     pub(super) const INVALID_PARAMS: i32 = -32602;
     pub(super) const SERVER: i32 = -32000;
     pub(super) const SESSION_NOT_FOUND: i32 = -32001;
@@ -114,6 +124,7 @@ mod code {
     pub(super) const BUSY: i32 = -32015;
     /// These are defined by revision 2026-07-28, section "Error codes".
     pub(super) const HEADER_MISMATCH: i32 = -32020;
+    pub(super) const MISSING_CAPABILITY: i32 = -32021;
     pub(super) const UNSUPPORTED_VERSION: i32 = -32022;
 }
 
@@ -198,6 +209,11 @@ impl Fault {
                 "Stream not found: what it said is not kept any more; open a new one without Last-Event-ID, and check the \
                  effect of a call before you repeat it",
             ),
+            Fault::CallUnknown => row(
+                StatusCode::NOT_FOUND,
+                code::SERVER,
+                "Call not found: it is not yours, was cancelled, or its result is not kept any more",
+            ),
             Fault::Cancelled => {
                 row(StatusCode::BAD_REQUEST, code::SERVER, "Cancelled: the client cancelled this request")
             }
@@ -237,15 +253,8 @@ impl Fault {
                 "The session store cannot be reached, and this gateway does not go on without it; the call was not \
                  executed, try again",
             ),
-            Fault::ModernToLegacy(requested) => Row {
-                status: StatusCode::BAD_REQUEST,
-                code: code::UNSUPPORTED_VERSION,
-                text:
-                    "Unsupported protocol version: the server behind this gateway speaks only revisions with \
-                       an initialize handshake; use one of the supported versions"
-                        .to_owned(),
-                data: Some(versions(requested)),
-            },
+            Fault::Modern(modern) => modern.row(),
+            Fault::CannotAsk(_) | Fault::TooManyRounds => self.given_up(),
             _ => self.bad_gateway(),
         }
     }
@@ -322,6 +331,18 @@ impl Fault {
             ),
         };
         Row { status, code, text, data: None }
+    }
+
+    /// The rows of calls whose server wanted something before it went on. They stand in the place of its answer.
+    fn given_up(&self) -> Row {
+        let text = match self {
+            Fault::CannotAsk(methods) => format!(
+                "The server needs an answer to {methods} to go on with this call, and this client did not announce that \
+                 it can be asked; use a client that announces the capability in initialize"
+            ),
+            _ => "The server asked again and again instead of answering; the call was given up".to_owned(),
+        };
+        Row { status: StatusCode::OK, code: code::UPSTREAM_FAULT, text, data: None }
     }
 
     /// The rows that say what went wrong behind the gateway.
@@ -477,12 +498,6 @@ impl Fault {
     pub fn unauthorized(denied: Denied) -> Self {
         Fault::Unauthorized(denied, None)
     }
-}
-
-/// The versions that would work, beside the one that was asked for.
-fn versions(requested: &str) -> Value {
-    let supported: Vec<_> = ProtocolVersion::LEGACY.iter().rev().map(|version| version.as_str()).collect();
-    json!({ "supported": supported, "requested": requested })
 }
 
 impl std::fmt::Display for Fault {

@@ -8,20 +8,17 @@ use hyper::body::Incoming;
 use crate::app::Core;
 use crate::classify::{self, Arrived, Held, OnDisconnect, What};
 use crate::error::Fault;
-use crate::front::rest;
+use crate::front;
 use crate::peer::Peer;
 use crate::reply::{self, Asked, GoesOn, ReplyBody};
 use crate::session::{self, Holding};
-use crate::{call, initialize, listen, metadata, room, shape, tally};
+use crate::{bridge, call, initialize, listen, lists, metadata, room, shape, tally};
 
 /// Answers one request. There is always an answer.
 pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) -> Response<ReplyBody> {
     let (parts, mut body) = request.into_parts();
-    if let Some(asked) = metadata::asked(&core.app, peer, &parts) {
-        return Box::pin(metadata::answer(&core, &asked)).await;
-    }
-    if let Some(asked) = rest::asked(&core.app, parts.uri.path()) {
-        return Box::pin(rest::answer(core, peer, asked, parts, body)).await;
+    if let Some(asked) = front::asked(&core.app, peer, &parts) {
+        return Box::pin(front::answer(core, peer, asked, parts, body)).await;
     }
     match classify::classify(&core, peer, parts, &mut body).await {
         Err(refused) => {
@@ -36,12 +33,10 @@ pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) ->
     }
 }
 
-async fn answer(core: Rc<Core>, arrived: Arrived) -> Response<ReplyBody> {
-    let present = tally::enter(&core);
-    let mut response = outcome(&core, &arrived).await.unwrap_or_else(|fault| {
-        let id = arrived.held().and_then(Held::raw_id);
-        reply::fault(&core.app, &fault, id)
-    });
+async fn answer(core: Rc<Core>, mut arrived: Arrived) -> Response<ReplyBody> {
+    let present = tally::enter(&core, &mut arrived);
+    let fault = |fault| reply::fault(&core.app, &fault, arrived.held().and_then(Held::raw_id));
+    let mut response = outcome(&core, &arrived).await.unwrap_or_else(fault);
     metadata::localise(&core.app, &arrived, &mut response);
     tally::answered(present, arrived, response)
 }
@@ -70,11 +65,16 @@ async fn request(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Resp
 /// Carries a request to the upstream, in the session that it belongs to, and the answer back.
 pub async fn carry(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {
     let reply = async {
-        let answered = match session::resolve(core, arrived).await? {
-            Holding::Sessionless => call::pass(core, arrived, held).await?,
-            Holding::Session(session) => call::run(core, arrived, held, &session).await?,
-        };
-        reply::relay(core, answered, &Asked::by(arrived, held)).await
+        let holding = session::resolve(core, arrived).await?;
+        lists::kept_or(core, arrived, held, holding, async |holding| {
+            let answered = match holding {
+                Holding::Sessionless => call::pass(core, arrived, held).await?,
+                Holding::Session(session) => call::run(core, arrived, held, &session).await?,
+                Holding::Bridged => return Box::pin(bridge::carry(core, arrived, held)).await,
+            };
+            reply::relay(core, answered, &Asked::by(arrived, held)).await
+        })
+        .await
     };
     core.deadlines.within(core.app.config.timeouts.call, reply).await.unwrap_or(Err(Fault::UpstreamTimeout))
 }
@@ -82,10 +82,10 @@ pub async fn carry(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Re
 async fn notification(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {
     match session::resolve(core, arrived).await? {
         Holding::Session(session) => call::notify(core, arrived, held, &session).await,
+        Holding::Bridged => {}
         Holding::Sessionless => {
-            let answered = call::pass(core, arrived, held).await?;
             let asked = Asked { on_disconnect: OnDisconnect::Cancel, ..Asked::by(arrived, held) };
-            return reply::relay(core, answered, &asked).await;
+            return reply::relay(core, call::pass(core, arrived, held).await?, &asked).await;
         }
     }
     Ok(reply::empty(&core.app, StatusCode::ACCEPTED))

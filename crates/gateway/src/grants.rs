@@ -19,7 +19,8 @@ use crate::principal::Caller;
 use crate::session::lock;
 use crate::tokens;
 use crate::upstream::destination::Destination;
-use crate::upstream::http::{Endpoint, read_whole};
+use crate::upstream::http::Endpoint;
+use crate::upstream::read_whole;
 use crate::upstream::{AGENT, JSON};
 use crate::urls::escaped;
 

@@ -9,11 +9,15 @@ mod params;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use throughline_store::{Millis, RecordKey};
+use throughline_wire::bridge::to_modern::hello::{self, Offers};
 use throughline_wire::envelope;
+use throughline_wire::era::{Probe, may_be_modern};
 use throughline_wire::seal::SessionToken;
+use throughline_wire::version::ProtocolVersion;
 use throughline_wire::{jsonrpc, method};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -25,15 +29,16 @@ pub use params::InitializeParams;
 use crate::app::{Core, Route};
 use crate::binding::version_header;
 use crate::classify::{Arrived, Held};
-use crate::config::Mode;
+use crate::config::{Mode, Transport};
 use crate::credentials::Credentials;
 use crate::error::Fault;
-use crate::names;
 use crate::principal::{Caller, Continuity};
 use crate::session::{self, Kind, millis};
 use crate::upstream::cookies::Jar;
 use crate::upstream::fleet::{Place, Seat};
-use crate::upstream::{self, Address, Own, Refusal};
+use crate::upstream::modern::Modern;
+use crate::upstream::{self, Address, Own, Refusal, older};
+use crate::{names, probe};
 
 /// Which lists the server announces changes of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,11 +54,8 @@ pub struct Lists {
 
 impl Lists {
     fn of_result(result: &[u8]) -> Self {
-        let announces = |list: &str| {
-            let found = envelope::path(result, &["capabilities", list, "listChanged"]);
-            matches!(found, Ok(Some(span)) if &result[span.clone()] == b"true")
-        };
-        Lists { tools: announces("tools"), prompts: announces("prompts"), resources: announces("resources") }
+        let Offers { tools, prompts, resources, .. } = Offers::of(result);
+        Lists { tools, prompts, resources }
     }
 }
 
@@ -67,6 +69,16 @@ pub struct Opened {
     pub taken: bool,
     /// Nothing was opened: the upstream is known to keep no sessions, and has been told before.
     pub told: bool,
+}
+
+impl Opened {
+    /// Lets a modern server be told of this very client, which was told this version.
+    pub fn introduce(&mut self, params: &InitializeParams, told: Option<ProtocolVersion>) {
+        let Some(modern) = &self.address.modern else { return };
+        self.address.modern = Some(modern.another(params));
+        let told = told.unwrap_or_else(|| hello::told_version(&params.version));
+        self.address.version = version_header(told.as_str());
+    }
 }
 
 /// Opens an upstream session: a warm one if there is one.
@@ -134,7 +146,19 @@ async fn ask(
     let mut answer = Err(NoAnswer::Fault(Fault::UpstreamAway));
     while let Some(seat) = route.fleet.seat(core.app.effects.now(), &tried) {
         tried.push(seat.member.id);
-        answer = ask_at(core, route, seat, credentials, params).await;
+        answer = ask_at(core, route, Arc::clone(&seat), credentials, params).await;
+        if let Err(NoAnswer::Refused(refusal)) = &answer
+            && route.config.transport == Transport::Auto
+            && older::is_older(
+                core,
+                &seat.member,
+                &Address::anywhere(&route.fleet).on_behalf(credentials),
+                refusal,
+            )
+            .await
+        {
+            answer = ask_at(core, route, seat, credentials, params).await;
+        }
         let is_up_to_it = match &answer {
             Ok(_) => true,
             Err(NoAnswer::Refused(refusal)) => !upstream::is_ill(refusal.status, &refusal.headers),
@@ -149,6 +173,56 @@ async fn ask(
 }
 
 async fn ask_at(
+    core: &Rc<Core>,
+    route: &Route,
+    seat: Arc<Seat>,
+    credentials: &Credentials,
+    params: &InitializeParams,
+) -> Result<Answer, NoAnswer> {
+    let anywhere = || Address { at: Place::At(Arc::clone(&seat)), ..Address::anywhere(&route.fleet) };
+    let discover = || discover(core, route, anywhere().on_behalf(credentials), params);
+    if route.era.is_modern_only(core.app.effects.now())
+        && let Some(answer) = discover().await.map_err(NoAnswer::Fault)?
+    {
+        return Ok(answer);
+    }
+    let answer = shake_hands(core, route, Arc::clone(&seat), credentials, params).await;
+    match &answer {
+        Ok(_) => route.era.learn_legacy(true, core.app.effects.now()),
+        // A server that knows no such request may be one that needs none.
+        Err(NoAnswer::Refused(refusal))
+            if !refusal.is_challenge()
+                && route.era.speaks_modern(core.app.effects.now()) != Some(false)
+                && may_be_modern(refusal.status.as_u16(), &refusal.body) =>
+        {
+            if let Some(found) = discover().await.map_err(NoAnswer::Fault)? {
+                route.era.learn_legacy(false, core.app.effects.now());
+                return Ok(found);
+            }
+        }
+        Err(_) => {}
+    }
+    answer
+}
+
+/// Asks a server that may be a modern one what it is, and answers for it. None where it is not.
+async fn discover(
+    core: &Rc<Core>,
+    route: &Route,
+    address: Address,
+    params: &InitializeParams,
+) -> Result<Option<Answer>, Fault> {
+    let (probe, discovered) = probe::discover(core, &address).await.map_err(upstream::fault_of)?;
+    route.era.learn(probe, core.app.effects.now());
+    let Some(discovered) = discovered.filter(|_| probe == Probe::Modern) else { return Ok(None) };
+    let told = hello::told_version(&params.version);
+    let modern = Modern::new(params, Offers::of(&discovered));
+    let version = version_header(told.as_str());
+    let address = Address { version, modern: Some(modern), ..Address::anywhere(&route.fleet) };
+    Ok(Some(Answer { result: hello::welcome(&discovered, told).into(), address }))
+}
+
+async fn shake_hands(
     core: &Rc<Core>,
     route: &Route,
     seat: Arc<Seat>,
@@ -235,6 +309,23 @@ async fn ask_for_all(
     let _ = tell.send(Some(outcome));
 }
 
+/// What the upstream answers to such parameters of this caller's: raw JSON of its result.
+///
+/// # Errors
+/// Where it does not answer, or refuses.
+pub async fn result(
+    core: &Rc<Core>,
+    route: &Arc<Route>,
+    caller: &Caller,
+    params: &Arc<InitializeParams>,
+) -> Result<Bytes, Fault> {
+    match shared(core, route, caller, params).await {
+        Ok(answer) => Ok(answer.result),
+        Err(NoAnswer::Fault(fault)) => Err(fault),
+        Err(NoAnswer::Refused(refusal)) => Err(refused(Refusal::clone(&refusal))),
+    }
+}
+
 /// What a client's `initialize` is answered with.
 pub enum Welcome {
     /// A result.
@@ -255,6 +346,19 @@ pub enum Welcome {
 
 /// Answers a client's `initialize`.
 pub async fn answer(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Welcome, Fault> {
+    answer_in(core, arrived, held, None).await
+}
+
+/// The same for a client that holds its session's id already: the session of this key begins.
+///
+/// # Errors
+/// As [`answer`].
+pub async fn answer_in(
+    core: &Rc<Core>,
+    arrived: &Arrived,
+    held: &Held,
+    own: Option<RecordKey>,
+) -> Result<Welcome, Fault> {
     let app = &core.app;
     let params = Arc::new(InitializeParams::read(held.raw_params().ok_or(Fault::InitializeParams)?)?);
     let id = held.raw_id().unwrap_or("null");
@@ -279,7 +383,7 @@ pub async fn answer(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<W
         session::announce(core, arrived, Kind::Keyed, key, &params.without_capabilities()).await?;
     }
     let token = SessionToken {
-        id: app.effects.bytes(),
+        id: own.map_or_else(|| app.effects.bytes(), |key| key.0),
         route: arrived.route.digest,
         principal: arrived.caller.principal,
         issued_at: u32::try_from(app.effects.now().0 / 1000).unwrap_or(u32::MAX),

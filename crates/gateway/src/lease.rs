@@ -27,7 +27,8 @@ pub enum Turn {
 /// ever reach two replicas at once.
 pub async fn take(core: &Rc<Core>, session: &Arc<Session>, record: &Record, lost: bool) -> Turn {
     let app = &core.app;
-    if !app.store.is_shared() || !(lost || session.kind == Kind::Keyed) || session.kind == Kind::Isolated {
+    let found_by_many = matches!(session.kind, Kind::Keyed | Kind::Bridged);
+    if !app.store.is_shared() || !(lost || found_by_many) || !session.is_stored() {
         return Turn::Ours;
     }
     let State::Open { generation, .. } = record.state else { return Turn::LookAgain };
@@ -44,7 +45,7 @@ pub async fn take(core: &Rc<Core>, session: &Arc<Session>, record: &Record, lost
         return Turn::LookAgain;
     }
     let until = Millis(app.effects.now().0.saturating_add(millis(LASTS)));
-    let lease = Box::new(Lease { holder: app.instance.clone(), until });
+    let lease = Box::new(Lease { holder: app.process.clone(), until });
     let take = |record: &mut Record| {
         let free = others(app, record).is_none();
         match &mut record.state {
@@ -65,7 +66,7 @@ pub async fn take(core: &Rc<Core>, session: &Arc<Session>, record: &Record, lost
 /// Gives the lease back after an attempt that made no binding; one that did has cleared it.
 pub async fn give_back(core: &Rc<Core>, session: &Arc<Session>) {
     let clear = |record: &mut Record| match &mut record.state {
-        State::Open { lease, .. } if lease.as_ref().is_some_and(|held| held.holder == core.app.instance) => {
+        State::Open { lease, .. } if lease.as_ref().is_some_and(|held| held.holder == core.app.process) => {
             *lease = None;
             true
         }
@@ -78,7 +79,7 @@ pub async fn give_back(core: &Rc<Core>, session: &Arc<Session>) {
 fn others(app: &App, record: &Record) -> Option<Millis> {
     match &record.state {
         State::Open { lease: Some(lease), .. } => {
-            (lease.holder != app.instance && lease.until > app.effects.now()).then_some(lease.until)
+            (lease.holder != app.process && lease.until > app.effects.now()).then_some(lease.until)
         }
         _ => None,
     }

@@ -23,7 +23,7 @@ use crate::error::Fault;
 use crate::peer::{Peer, external_base};
 use crate::reply::{self, ReplyBody};
 use crate::session::lock;
-use crate::upstream::http::read_whole;
+use crate::upstream::read_whole;
 use crate::upstream::{self, AGENT, JSON};
 
 /// Where metadata is found (RFC 9728, 3.1): this, followed by the resource's path.

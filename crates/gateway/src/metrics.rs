@@ -2,6 +2,8 @@
 //! ([`export`]). docs/metrics.md explains every name.
 
 pub mod export;
+pub mod families;
+pub mod push;
 pub mod summary;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -13,5 +13,9 @@ pub const METHOD: HeaderName = HeaderName::from_static(headers::MCP_METHOD);
 pub const NAME: HeaderName = HeaderName::from_static(headers::MCP_NAME);
 /// Where a legacy client resumes a stream.
 pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static(headers::LAST_EVENT_ID);
+/// The trace that a request is part of (W3C Trace Context).
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// What those on its way say of it.
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Where a caller may present its key.
 pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");

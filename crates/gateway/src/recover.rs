@@ -24,7 +24,7 @@ use crate::error::Fault;
 use crate::initialize::{self, InitializeParams, Opened};
 use crate::lease::{self, Turn as LeaseTurn};
 use crate::restore;
-use crate::session::{Kind, Session, Updated, lock, millis};
+use crate::session::{Session, Updated, lock, millis};
 use crate::upstream::{self, Refusal};
 
 /// First pause after a failed attempt, doubled up to [`BACKOFF_MAX`]. Requests wait it out.
@@ -240,7 +240,7 @@ async fn make(core: &Rc<Core>, session: &Arc<Session>, credentials: &Credentials
         };
         let newer = binding.as_ref().filter(|binding| binding.generation > lost.unwrap_or(0));
         if let Some(bound) =
-            newer.and_then(|binding| Bound::unseal(app, session.route.index, session.key, binding))
+            newer.and_then(|binding| Bound::unseal(app, session.route.index, session.key, &record, binding))
         {
             let origin = if lost.is_some() { Origin::Restored } else { Origin::Resumed };
             return Ok((Arc::new(bound), origin));
@@ -325,6 +325,11 @@ async fn open(
     } else {
         initialize::open_or_take(core, route, principal, credentials, &params).await?
     };
+    if opened.address.modern.is_some() {
+        // A server without a handshake has no version to negotiate: what is told the client is kept to here.
+        opened.introduce(&params, session.version);
+        return Ok(opened);
+    }
     let told = initialized(core, credentials, &opened).await;
     if told.is_err() && opened.taken {
         // A session that was kept warm may have died of it.
@@ -383,7 +388,7 @@ pub async fn release(core: &Rc<Core>, session: &Arc<Session>, credentials: &Cred
         }
         _ => false,
     };
-    if session.kind != Kind::Isolated {
+    if session.is_stored() {
         session.update(core, forget).await;
     }
     let mut slot = lock(&session.slot);

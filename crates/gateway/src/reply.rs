@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 pub use detach::{Detached, GoesOn};
 use relay::Relay;
 
-use crate::app::{App, Core};
+use crate::app::{App, Core, Route};
 use crate::binding::Bound;
 use crate::call::{Answered, Translate};
 use crate::classify::{Accepts, Arrived, Held, OnDisconnect};
@@ -37,7 +37,8 @@ use crate::translate::{self, Outward};
 use crate::upstream::{self, Head, JSON, Looked, Refusal};
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
-const THROUGHLINE_SESSION: HeaderName = HeaderName::from_static("throughline-session");
+/// Which binding a request was carried by.
+pub const THROUGHLINE_SESSION: HeaderName = HeaderName::from_static("throughline-session");
 const THROUGHLINE_INSTANCE: HeaderName = HeaderName::from_static("throughline-instance");
 
 /// A body of one of the kinds that the gateway answers with.
@@ -147,6 +148,14 @@ pub fn with_body(answer: Response<()>, body: Bytes) -> Response<ReplyBody> {
     answer.map(|()| if body.is_empty() { ReplyBody::Empty } else { ReplyBody::Whole(Some(body)) })
 }
 
+/// Says which binding it was carried by.
+pub fn carried(mut response: Response<ReplyBody>, by: Option<HeaderValue>) -> Response<ReplyBody> {
+    if let Some(by) = by {
+        response.headers_mut().insert(THROUGHLINE_SESSION, by);
+    }
+    response
+}
+
 /// Says which instance answered.
 fn signed(app: &App, mut response: Response<ReplyBody>) -> Response<ReplyBody> {
     response.headers_mut().insert(THROUGHLINE_INSTANCE, app.instance_header.clone());
@@ -229,6 +238,8 @@ fn pass_headers(from: &HeaderMap, to: &mut HeaderMap) {
 
 /// What the reply needs to know of the request.
 pub struct Asked<'a> {
+    /// Where it came in.
+    pub route: &'a Arc<Route>,
     /// Raw JSON of its id.
     pub id: Option<&'a str>,
     /// What it brought for the upstream.
@@ -245,6 +256,7 @@ impl<'a> Asked<'a> {
     /// Of a message as it came.
     pub fn by(arrived: &'a Arrived, held: &'a Held) -> Self {
         Asked {
+            route: &arrived.route,
             id: held.raw_id(),
             credentials: &arrived.caller.credentials,
             headers: &arrived.headers,

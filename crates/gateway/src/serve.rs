@@ -9,23 +9,28 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use throughline_store::{Salvaged, Store, StoreError};
+use throughline_telemetry::{Telemetry, Teller};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
 use crate::admin;
-use crate::app::{App, Core};
-use crate::config::{self, AdminAddress, Config, ConfigErrors, KeyRingPlace, StoreUrl, default_state_dir};
+use crate::app::{App, Core, Made};
+use crate::config::{
+    self, AdminAddress, Config, ConfigErrors, KeyRingPlace, StoreUrl, Transport, default_state_dir,
+};
 use crate::effects::Effects;
 use crate::grants::Grants;
 use crate::keys::{self, KeysError, LiveKeys};
 use crate::lookout::Lookout;
-use crate::stdio::{self, Bridge};
+use crate::metrics::push;
+use crate::pipes::{self, Bridge};
+use crate::session::lock;
 use crate::tls::{Tls, TlsError};
 use crate::tokens::Verifier;
 use crate::upstream::http::TIDY_EVERY;
-use crate::upstream::{destination, fleet::watch};
+use crate::upstream::{certificates, destination, fleet::watch, older};
 use crate::{background, listener, status};
 
 /// How long work that no client waits for may go on after the last connection is done.
@@ -110,6 +115,7 @@ pub struct Gateway {
     app: Arc<App>,
     workers: Vec<JoinHandle<()>>,
     bridges: Vec<Bridge>,
+    telemetry: Option<Telemetry>,
 }
 
 impl Gateway {
@@ -122,7 +128,7 @@ impl Gateway {
         // The first draw of the process seeds the generator, which takes tens of milliseconds: meanwhile, not after.
         std::thread::spawn(move || effects.bytes::<1>());
         config.resolve(&|name| std::env::var(name).ok())?;
-        let bridges = stdio::bridges(&mut config, effects).map_err(StartError::System)?;
+        let bridges = pipes::to_programs(&mut config, effects).map_err(StartError::System)?;
         let destinations = destination::of_routes(&config)?;
         let tokens = Verifier::of(&config)?;
         let grants =
@@ -137,12 +143,27 @@ impl Gateway {
         let lookout = config.metrics.map(Lookout::open).transpose()?;
         let room = Arc::new(Semaphore::new(config.limits.connections + workers));
         config.listen = address;
-        let app = App::new(config, destinations, effects, keys, store, tokens, grants);
+        let process = data_encoding::HEXLOWER.encode(&effects.bytes::<4>());
+        let telemetry = Telemetry::from_env(Teller {
+            service: "throughline",
+            version: env!("CARGO_PKG_VERSION"),
+            instance: config.instance.as_ref().unwrap_or(&process),
+        });
+        let tracer = telemetry.as_ref().and_then(Telemetry::tracer);
+        let made = Made { destinations, tokens, grants, tracer, process };
+        let app = App::new(config, effects, keys, store, made);
+        if let Some(meter) = telemetry.as_ref().and_then(Telemetry::meter) {
+            push::push(&app, &meter);
+        }
         runtime()?.block_on(watch::first_look(&app));
+        for route in app.routes.iter().filter(|route| route.config.transport == Transport::Sse) {
+            route.fleet.listed().iter().for_each(|member| older::bridge(&app, member));
+        }
         let at = admin.as_ref().map(|door| door.address.clone());
         let metrics = lookout.as_ref().map(|lookout| lookout.address);
+        let (workers, app_of_all) = (Vec::new(), Arc::clone(&app));
         let mut started =
-            Gateway { address, admin: at, metrics, app: Arc::clone(&app), workers: Vec::new(), bridges };
+            Gateway { address, admin: at, metrics, app: app_of_all, workers, bridges, telemetry };
         if let Some(lookout) = lookout {
             let (app, runtime) = (Arc::clone(&app), runtime()?);
             let thread = std::thread::Builder::new().name("metrics".to_owned());
@@ -192,12 +213,16 @@ impl Gateway {
             }
         }
         // Behind everything that may still speak with them.
-        for bridge in self.bridges {
+        let to_servers = std::mem::take(&mut *lock(&self.app.bridges));
+        for bridge in self.bridges.into_iter().chain(to_servers.into_iter().map(|(_, bridge)| bridge)) {
             bridge.shut_down();
         }
         let closed = runtime().map(|runtime| runtime.block_on(self.app.store.close()));
         if let Ok(Err(error)) = closed {
             tracing::error!(%error, "the store was not closed");
+        }
+        if let Some(telemetry) = self.telemetry {
+            telemetry.shut_down();
         }
     }
 }
@@ -243,6 +268,7 @@ impl Worker {
                 tokio::task::spawn_local(LiveKeys::watch(Arc::clone(&core.app)));
                 tokio::task::spawn_local(status::sample(Arc::clone(&core.app)));
                 watch::start(&core);
+                tokio::task::spawn_local(certificates::watch(Arc::clone(&core.app)));
             }
             tokio::task::spawn_local(tidy_pools(Rc::clone(&core)));
             if let (0, Some(tls)) = (self.index, self.tls.clone()) {

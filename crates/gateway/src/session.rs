@@ -3,12 +3,14 @@
 //! [`resolve`] finds the session that a request belongs to. What the session is bound to upstream is in
 //! [`recover`]; how the store and other replicas hear of it, and it of them, in `session/record.rs`.
 
+mod bridged;
+mod cancel;
 mod progress;
 mod record;
 mod table;
 
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ use throughline_wire::seal::SessionToken;
 use throughline_wire::version::{Era, ProtocolVersion};
 use tokio::sync::Notify;
 
+pub use bridged::{bridged, opened, rejoined};
+pub use cancel::Cancellable;
 pub use progress::Awaited;
 pub use record::Updated;
 use record::{Known, Reading};
@@ -26,7 +30,7 @@ pub use table::Table;
 use crate::account::Turn;
 use crate::app::{App, Core, Route};
 use crate::binding::Slot;
-use crate::classify::{Arrived, version_of};
+use crate::classify::{Accepts, Arrived, version_of};
 use crate::config::{Mode, OnStoreFailure, OnStoreMiss};
 use crate::credentials::Credentials;
 use crate::error::Fault;
@@ -49,6 +53,10 @@ pub enum Kind {
     Keyed,
     /// It echoes nothing and is not known: the session lasts for one request.
     Isolated,
+    /// It speaks a revision without sessions, but is known.
+    Bridged,
+    /// The same, but it is not known: the session lasts for one request, however many round trips that has.
+    Once,
 }
 
 impl Kind {
@@ -58,6 +66,8 @@ impl Kind {
             Kind::Issued => "issued",
             Kind::Keyed => "keyed",
             Kind::Isolated => "isolated",
+            Kind::Bridged => "bridged",
+            Kind::Once => "once",
         }
     }
 }
@@ -66,6 +76,8 @@ impl Kind {
 pub enum Holding {
     /// An upstream session.
     Session(Arc<Session>),
+    /// One that the client knows nothing of: its era has none, the upstream's has.
+    Bridged,
     /// None: the protocol has no sessions in this era.
     Sessionless,
 }
@@ -93,8 +105,11 @@ pub struct Session {
     read_at: AtomicU64,
     calls: Mutex<Vec<Call>>,
     awaited: Mutex<Vec<progress::Call>>,
+    waiting: Mutex<Vec<cancel::Waiting>>,
     used: AtomicU64,
     in_flight: AtomicU32,
+    /// Of one that lasts for a request: others have to find it while that waits for its client.
+    kept: AtomicBool,
 }
 
 /// A request in flight whose id was made unique: what the client called it.
@@ -146,8 +161,10 @@ impl Session {
             read_at: AtomicU64::new(record::STALE),
             calls: Mutex::new(Vec::new()),
             awaited: Mutex::new(Vec::new()),
+            waiting: Mutex::new(Vec::new()),
             used: AtomicU64::new(app.effects.now().0),
             in_flight: AtomicU32::new(0),
+            kept: AtomicBool::new(false),
         }
     }
 
@@ -211,7 +228,8 @@ fn new_record(
     let now = app.effects.now();
     let expires = Millis(now.0.saturating_add(millis(app.config.sessions.absolute)));
     Record {
-        kind: if kind == Kind::Keyed { RecordKind::Keyed } else { RecordKind::Issued },
+        // What is found by who calls is ended in another way than what an id names.
+        kind: if kind == Kind::Issued { RecordKind::Issued } else { RecordKind::Keyed },
         route: route.digest,
         principal,
         created: now,
@@ -247,10 +265,13 @@ impl Drop for InFlight {
         if let Some(ours) = &self.ours {
             lock(&self.session.calls).retain(|call| call.ours != *ours);
         }
-        if self.session.kind == Kind::Isolated {
+        if matches!(self.session.kind, Kind::Isolated | Kind::Once) {
             let (core, session) = (Rc::clone(&self.core), Arc::clone(&self.session));
             let credentials = std::mem::take(&mut self.credentials);
-            tokio::task::spawn_local(async move { recover::release(&core, &session, &credentials).await });
+            tokio::task::spawn_local(async move {
+                recover::release(&core, &session, &credentials).await;
+                core.app.sessions.remove(&session);
+            });
         }
     }
 }
@@ -258,7 +279,8 @@ impl Drop for InFlight {
 /// The session that this request is carried in.
 pub async fn resolve(core: &Rc<Core>, arrived: &Arrived) -> Result<Holding, Fault> {
     match arrived.era {
-        Era::Modern => probe::require_modern(core, arrived).await.map(|()| Holding::Sessionless),
+        Era::Modern if probe::speaks_modern(core, arrived).await? => Ok(Holding::Sessionless),
+        Era::Modern => Ok(Holding::Bridged),
         Era::Legacy => {
             if core.app.store.trouble().is_some() {
                 store_away(arrived)?;
@@ -291,7 +313,9 @@ pub async fn issued(core: &Rc<Core>, arrived: &Arrived, id: &HeaderValue) -> Res
         return if recover::is_closed(&session) { Err(Fault::SessionUnknown) } else { Ok(session) };
     }
     make_room(core, &arrived.caller, key)?;
-    let told = |session| Session { version: Some(token.version), ..session };
+    // A client of the oldest transport got its id before it said what it speaks.
+    let version = (arrived.accepts != Accepts::Messages).then_some(token.version);
+    let told = |session| Session { version, ..session };
     let fresh = |params: &InitializeParams| {
         told(Session::new(app, Kind::Issued, &arrived.route, key, token.principal, params))
     };
@@ -369,6 +393,11 @@ async fn confirm(core: &Rc<Core>, arrived: &Arrived, session: &Session) -> Resul
         Ok(()) => Ok(()),
         Err(_) => store_away(arrived),
     }
+}
+
+/// The key of the session that an id names; None when it is not a valid id of this caller on this route.
+pub fn key_of(app: &App, arrived: &Arrived, id: &HeaderValue) -> Option<RecordKey> {
+    open_id(app, arrived, id).map(|token| RecordKey(token.id))
 }
 
 /// Opens a client's session id; None when it is not a valid id of this caller on this route.

@@ -1,6 +1,6 @@
-//! The tally of each request: what is counted of it, and the line in the access log.
+//! The tally of each request: what is counted of it, its span, and the line in the access log.
 //!
-//! Both are written when the answer has gone out, or nobody wants the rest of it.
+//! They are written when the answer has gone out, or nobody wants the rest of it.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body::{Body, Frame};
 use throughline_store::RecordKey;
+use throughline_telemetry::Span;
 use throughline_wire::envelope;
 use throughline_wire::method;
 use tokio::time::Instant;
@@ -21,6 +22,7 @@ use crate::classify::{Arrived, Held, What};
 use crate::metrics::{Count, DELETE, GET, RESPONSE, Shard};
 use crate::reply::{CutOff, ReplyBody};
 use crate::session::{Kind, Session};
+use crate::spans;
 
 /// The access log's target: `THROUGHLINE_LOG=info,throughline::access=off` silences it too.
 pub const TARGET: &str = "throughline::access";
@@ -33,6 +35,8 @@ const MAX_NAME: usize = 64;
 pub struct Seen {
     session: Cell<Option<(Kind, RecordKey)>>,
     recovered: Cell<bool>,
+    /// Where it is traced.
+    span: Option<Box<Span>>,
 }
 
 impl Seen {
@@ -77,8 +81,11 @@ pub fn connected(core: &Rc<Core>) -> Present {
     Present::new(core, |shard| &shard.connections)
 }
 
-/// A request that is being answered, until it is dropped.
-pub fn enter(core: &Rc<Core>) -> Present {
+/// A request that is being answered, until it is dropped. What is sent for it from now on is part of its span.
+pub fn enter(core: &Rc<Core>, arrived: &mut Arrived) -> Present {
+    if let Some(tracer) = &core.app.tracer {
+        arrived.seen.span = spans::begin(tracer, arrived).map(Box::new);
+    }
     Present::new(core, |shard| &shard.in_flight)
 }
 
@@ -123,7 +130,8 @@ fn tool(core: &Core, arrived: &Arrived) -> Option<String> {
     name_of(held)
 }
 
-fn name_of(held: &Held) -> Option<String> {
+/// The tool or prompt that a message names, as a log may show it.
+pub fn name_of(held: &Held) -> Option<String> {
     let at = held.param(&["name"]).ok()??;
     envelope::string_value(&held.body[at]).map(|name| shown(&name))
 }
@@ -188,10 +196,17 @@ impl Drop for Tally {
         if !self.listens {
             counts.latency.observe(took);
         }
-        if !is_logged(core) {
+        let (span, is_logged) = (self.seen.span.take(), is_logged(core));
+        if span.is_none() && !is_logged {
             return;
         }
-        let session = self.seen.session.get();
+        let session = self.seen.session.get().map(|(kind, key)| (kind, core.app.log_id(&key.0)));
+        if let Some(span) = span {
+            spans::end(*span, self.status, session.as_ref(), self.seen.recovered.get());
+        }
+        if !is_logged {
+            return;
+        }
         tracing::info!(
             target: TARGET,
             principal = short(&self.principal),
@@ -199,8 +214,8 @@ impl Drop for Tally {
             method = shown(&self.method),
             tool = self.tool,
             era = if self.modern { "modern" } else { "legacy" },
-            kind = session.map_or("none", |(kind, _)| kind.as_str()),
-            session = session.map(|(_, key)| core.app.log_id(&key.0)),
+            kind = session.as_ref().map_or("none", |(kind, _)| kind.as_str()),
+            session = session.map(|(_, id)| id),
             status = self.status.as_u16(),
             bytes = self.bytes,
             ms = took.as_secs_f64() * 1000.0,

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -16,6 +16,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::app::App;
 use crate::config;
+use crate::reload::{Contents, Look, Reload};
 
 /// HTTP/2, as ALPN calls it.
 const H2: &[u8] = b"h2";
@@ -57,15 +58,11 @@ impl Tls {
     /// # Errors
     /// [`TlsError`], where they cannot be used.
     pub fn load(files: &config::Tls) -> Result<Self, TlsError> {
-        let read = Pem::read(files)?;
+        let read = read(files)?;
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let current = RwLock::new(Arc::new(read.pair(files, &provider)?));
-        let certificate = Arc::new(Certificate {
-            files: files.clone(),
-            current,
-            provider,
-            seen: Mutex::new(Seen::Used(read)),
-        });
+        let current = RwLock::new(Arc::new(pair(files, &read, &provider)?));
+        let certificate =
+            Arc::new(Certificate { files: files.clone(), current, provider, reload: Reload::new(read) });
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&certificate.provider))
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Pair)?
@@ -103,76 +100,49 @@ pub fn speaks_h2(stream: &TlsStream<TcpStream>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(H2)
 }
 
-/// Both files' contents.
-#[derive(PartialEq, Eq)]
-struct Pem {
-    certificate: Vec<u8>,
-    key: Vec<u8>,
+/// The certificate's file, then the key's.
+fn read(files: &config::Tls) -> Result<Contents, TlsError> {
+    let read = |path: &std::path::PathBuf| {
+        fs::read(path).map_err(|source| TlsError::Read { path: path.clone(), source })
+    };
+    [&files.certificate, &files.key].into_iter().map(read).collect()
 }
 
-impl Pem {
-    fn read(files: &config::Tls) -> Result<Self, TlsError> {
-        let read = |path: &std::path::Path| {
-            fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
-        };
-        Ok(Pem { certificate: read(&files.certificate)?, key: read(&files.key)? })
+fn pair(files: &config::Tls, read: &Contents, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+    let none = |path: &std::path::Path, what| TlsError::Pem { path: path.to_owned(), what };
+    let (certificate, key) =
+        (read.first().map_or(&b""[..], Vec::as_slice), read.last().map_or(&b""[..], Vec::as_slice));
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate)
+        .collect::<Result<_, _>>()
+        .map_err(|_| none(&files.certificate, "certificate"))?;
+    if chain.is_empty() {
+        return Err(none(&files.certificate, "certificate"));
     }
-
-    fn pair(&self, files: &config::Tls, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
-        let none = |path: &std::path::Path, what| TlsError::Pem { path: path.to_owned(), what };
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(&self.certificate)
-            .collect::<Result<_, _>>()
-            .map_err(|_| none(&files.certificate, "certificate"))?;
-        if chain.is_empty() {
-            return Err(none(&files.certificate, "certificate"));
-        }
-        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|_| none(&files.key, "private key"))?;
-        CertifiedKey::from_der(chain, key, provider).map_err(TlsError::Pair)
-    }
-}
-
-/// What was found when the files were last looked at.
-enum Seen {
-    /// The pair that is in use.
-    Used(Pem),
-    /// Something else that cannot be used, and why.
-    Broken(String),
-    /// The same, and the operator has been told.
-    Told(String),
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| none(&files.key, "private key"))?;
+    CertifiedKey::from_der(chain, key, provider).map_err(TlsError::Pair)
 }
 
 struct Certificate {
     files: config::Tls,
     current: RwLock<Arc<CertifiedKey>>,
     provider: Arc<CryptoProvider>,
-    seen: Mutex<Seen>,
+    reload: Reload,
 }
 
 impl Certificate {
     /// Takes a new pair into use if it is one.
     fn look(&self) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = Pem::read(&self.files);
-        if let (Ok(read), Seen::Used(used)) = (&read, &*seen)
-            && read == used
-        {
-            return;
-        }
-        let pair = read.and_then(|read| Ok((read.pair(&self.files, &self.provider)?, read)));
-        *seen = match (pair, &*seen) {
-            (Ok((pair, read)), _) => {
+        let made = |read: &Contents| pair(&self.files, read, &self.provider);
+        match self.reload.look(read(&self.files), made) {
+            Look::Nothing => {}
+            Look::New(pair) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pair);
                 tracing::info!(file = %self.files.certificate.display(), "a new TLS certificate is in use");
-                Seen::Used(read)
             }
-            // Two files are not replaced in one step: only what is still wrong at the second look is wrong.
-            (Err(error), Seen::Broken(before)) if *before == error.to_string() => {
+            Look::Wrong(error) => {
                 tracing::error!(%error, "the new TLS certificate cannot be used; the old one stays");
-                Seen::Told(error.to_string())
             }
-            (Err(error), Seen::Told(before)) if *before == error.to_string() => return,
-            (Err(error), _) => Seen::Broken(error.to_string()),
-        };
+        }
     }
 }
 

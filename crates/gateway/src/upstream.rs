@@ -1,13 +1,17 @@
 //! The server behind a route, as this core speaks to it: requests of the gateway's own, and the look at the
 //! beginning of an answer that decides whether the session is lost.
 
+mod body;
 mod certainty;
+pub mod certificates;
 mod connect;
 pub mod cookies;
 pub mod destination;
 pub mod fleet;
 pub mod http;
 mod many;
+pub mod modern;
+pub mod older;
 mod sending;
 mod socket;
 pub mod tunnel;
@@ -28,11 +32,14 @@ use crate::app::Core;
 use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::names;
+pub use body::{AnswerBody, BrokeOff, read_whole};
 use cookies::Jar;
 use fleet::{Fleet, Place};
-use http::{Answer, AnswerBody, SendError};
+use http::{Answer, SendError};
+use modern::Modern;
 
 use sending::send_now;
+pub(crate) use sending::send_plain;
 pub use sending::{any_endpoint, is_ill, send, send_watched};
 
 /// How much of an answer is looked at before its headers go out.
@@ -68,6 +75,8 @@ pub struct Address {
     pub cookies: Jar,
     /// What the request at hand brought for the upstream; never kept.
     pub credentials: Credentials,
+    /// What a server without sessions has to be told instead; None where it is spoken to as the client speaks.
+    pub modern: Option<Arc<Modern>>,
 }
 
 impl Address {
@@ -84,6 +93,7 @@ impl Address {
             version: None,
             cookies: Jar::default(),
             credentials: Credentials::NONE,
+            modern: None,
         }
     }
 
@@ -138,7 +148,7 @@ impl Looked {
     /// Reads the beginning: the first event, or 4 KiB.
     pub async fn at(answer: Answer, max_event: usize) -> Result<Self, SendError> {
         let Answer { status, headers, mut body } = answer;
-        let broken = |error: hyper::Error| SendError::Broken(error.to_string());
+        let broken = |error: BrokeOff| SendError::Broken(error.0);
         if !is_event_stream(&headers) {
             let (mut pieces, mut len) = (Vec::new(), 0);
             while len < HEAD_BYTES && !body.is_end() {
@@ -212,15 +222,20 @@ impl Looked {
         }
     }
 
-    /// What the session-loss table says of this answer.
-    pub fn verdict(&self, session_sent: bool) -> loss::Verdict {
-        loss::verdict(&loss::Answer {
+    /// What the session-loss table says of this answer to what was sent there.
+    pub fn verdict(&self, sent: &Address) -> loss::Verdict {
+        let beginning = self.beginning();
+        let answer = loss::Answer {
             status: self.status.as_u16(),
             content_type: self.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()),
             www_authenticate: self.headers.contains_key(WWW_AUTHENTICATE),
-            head: &self.beginning(),
-            session_sent,
-        })
+            head: &beginning,
+            session_sent: sent.session_id.is_some(),
+        };
+        match sent.modern {
+            None => loss::verdict(&answer),
+            Some(_) => loss::modern_verdict(&answer),
+        }
     }
 
     /// Whether the answer is an event stream.
@@ -240,7 +255,7 @@ impl Looked {
             Fault::MayHaveExecuted
         };
         match self.head {
-            Head::Plain(pieces) => http::read_whole(self.body, pieces, limit)
+            Head::Plain(pieces) => body::read_whole(self.body, pieces, limit)
                 .await
                 .map_err(|error| broken(&error))?
                 .ok_or(Fault::AnswerTooLarge(limit)),
@@ -319,6 +334,12 @@ pub async fn next_frame(body: &mut AnswerBody, decoder: &mut SseDecoder) -> Resu
     }
 }
 
+/// Whether a message is a response with a result.
+pub fn is_result(message: &[u8]) -> bool {
+    let message = Envelope::parse(message, &Limits::ANY_DEPTH).map(|envelope| envelope.message);
+    matches!(message, Ok(Message::Response { outcome: Outcome::Result(_), .. }))
+}
+
 /// What became of a request of the gateway's own.
 pub enum Own {
     /// A JSON-RPC result; its raw value, and the session id that came with it.
@@ -355,7 +376,7 @@ pub fn is_challenge(status: StatusCode, headers: &HeaderMap) -> bool {
 
 /// Sends a request of the gateway's own and reads its answer whole.
 pub async fn ask(
-    core: &Core,
+    core: &Rc<Core>,
     address: &Address,
     id: &str,
     body: Vec<u8>,
@@ -367,7 +388,7 @@ pub async fn ask(
 }
 
 async fn ask_unbounded(
-    core: &Core,
+    core: &Rc<Core>,
     address: &Address,
     id: &str,
     body: Vec<u8>,
@@ -398,7 +419,7 @@ async fn ask_unbounded(
 
 /// Sends a notification or a response of the gateway's own.
 pub async fn tell(
-    core: &Core,
+    core: &Rc<Core>,
     address: &Address,
     body: Vec<u8>,
 ) -> Result<(StatusCode, HeaderMap), SendError> {
@@ -432,7 +453,7 @@ pub fn drain(mut body: AnswerBody) {
 }
 
 /// Ends an upstream session. Failure is no trouble of anyone's: the upstream will expire it.
-pub async fn end(core: &Core, address: &Address) {
+pub async fn end(core: &Rc<Core>, address: &Address) {
     if address.session_id.is_none() {
         return;
     }
@@ -456,7 +477,7 @@ pub fn end_later(core: &Rc<Core>, address: Address) {
 }
 
 /// Whether the session still lives, by a `ping` in it; None when that cannot be told.
-pub async fn ping(core: &Core, address: &Address) -> Option<bool> {
+pub async fn ping(core: &Rc<Core>, address: &Address) -> Option<bool> {
     const ID: &str = "\"throughline-ping\"";
     let body = throughline_wire::jsonrpc::request(ID, throughline_wire::method::PING, None);
     let pinged = async {

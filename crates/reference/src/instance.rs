@@ -13,6 +13,14 @@ pub struct Instance {
     header: HeaderValue,
 }
 
+impl std::str::FromStr for Instance {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::named(name).ok_or("a name has 1 to 128 printable ASCII characters without spaces")
+    }
+}
+
 impl Instance {
     /// A name that was chosen: 1 to 128 printable ASCII characters, without spaces.
     pub fn named(name: &str) -> Option<Self> {

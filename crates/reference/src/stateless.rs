@@ -12,6 +12,7 @@ mod keys;
 mod primes;
 mod schemas;
 mod server;
+mod spans;
 mod standard_headers;
 mod tally;
 mod tools;
@@ -30,6 +31,7 @@ use axum::serve::ListenerExt;
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use throughline_status::Fact;
+use throughline_telemetry::{Meter, Tracer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +41,7 @@ use intake::{Intake, LARGEST_BODY, take_in};
 pub use keys::{BadKeys, Keys};
 use server::Server;
 pub use standard_headers::StandardHeaders;
+pub use tally::TallyStore;
 
 /// Says which instance has answered, for those who look at headers only.
 const INSTANCE: HeaderName = HeaderName::from_static("throughline-instance");
@@ -62,6 +65,8 @@ pub struct StatelessConfig {
     pub keys: Keys,
     /// Whom handles are for: servers with the same keys and another audience refuse them.
     pub audience: String,
+    /// Where totals are kept; None for in their handles.
+    pub tally_store: Option<TallyStore>,
     /// How long a handle is good.
     pub handle_lifetime: Duration,
     /// The header in which a proxy that all requests come through names the caller; handles are then good for that
@@ -79,6 +84,10 @@ pub struct StatelessConfig {
     pub computations: usize,
     /// How often the clock tells its subscribers that it has changed.
     pub clock_tick: Duration,
+    /// What begins the spans of requests; None where traces are not exported.
+    pub tracer: Option<Tracer>,
+    /// What is told the figures of the status page; None where metrics are not exported.
+    pub meter: Option<Meter>,
     /// How long requests may still take after the server has been told to stop.
     pub grace: Duration,
 }
@@ -92,6 +101,7 @@ impl Default for StatelessConfig {
             standard_headers: StandardHeaders::default(),
             keys: Keys::random(),
             audience: "throughline-reference".to_owned(),
+            tally_store: None,
             handle_lifetime: Duration::from_secs(24 * 3600),
             principal_header: None,
             hosts: Hosts::Named(Vec::new()),
@@ -100,6 +110,8 @@ impl Default for StatelessConfig {
             body_patience: Duration::from_secs(30),
             computations: std::thread::available_parallelism().map_or(1, usize::from),
             clock_tick: Duration::from_secs(10),
+            tracer: None,
+            meter: None,
             grace: Duration::from_secs(10),
         }
     }
@@ -156,6 +168,9 @@ pub async fn serve(
     let streams_end = CancellationToken::new();
     let server = Arc::new(Server::new(&config, stopping.clone())?);
     let figures = server.figures.clone();
+    if let Some(meter) = &config.meter {
+        spans::push(&figures, meter);
+    }
     let router = router(&config, server, streams_end.clone());
     // An answer may go out in two pieces; without this the second waits 40 ms for the first to be acknowledged.
     let listener = listener.tap_io(|stream| {

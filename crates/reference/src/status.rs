@@ -54,6 +54,16 @@ impl Figures {
         }
     }
 
+    /// How many requests there were.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// How many calls of each tool.
+    pub(crate) fn calls(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.calls.iter().map(|(tool, calls)| (tool.as_str(), calls.load(Ordering::Relaxed)))
+    }
+
     /// Notes how many requests there are, step by step, as long as it is polled.
     pub(crate) async fn sample(&self) -> Infallible {
         let mut tick = tokio::time::interval(STEP);
@@ -61,7 +71,7 @@ impl Figures {
         tick.tick().await;
         loop {
             tick.tick().await;
-            self.history().note(self.requests.load(Ordering::Relaxed));
+            self.history().note(self.requests());
         }
     }
 

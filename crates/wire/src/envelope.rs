@@ -401,6 +401,24 @@ pub(crate) fn each_member(object: &[u8], visit: impl FnMut(Member)) -> Result<()
     scanner.end()
 }
 
+/// Where the elements of a slice are that is one JSON array, relative to the slice.
+pub(crate) fn elements(array: &[u8]) -> Result<Vec<Span>, EnvelopeError> {
+    let mut scanner = Scanner::new(array);
+    scanner.expect(b'[')?;
+    let mut found = Vec::new();
+    if !scanner.take(b']') {
+        loop {
+            found.push(scanner.value(Limits::ANY_DEPTH.levels_inside())?);
+            if !scanner.take(b',') {
+                break;
+            }
+        }
+        scanner.expect(b']')?;
+    }
+    scanner.end()?;
+    Ok(found)
+}
+
 /// The decoded text of a raw JSON string (quotes included, no white space around it); `None` when the raw
 /// value is not a string, or not one of Unicode characters (an unpaired surrogate escape, invalid UTF-8).
 pub fn string_value(raw: &[u8]) -> Option<Cow<'_, str>> {

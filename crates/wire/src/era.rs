@@ -66,6 +66,25 @@ pub fn discover(status: u16, body: &[u8]) -> Probe {
     }
 }
 
+/// Whether a refusal of `initialize` may come from a server that speaks modern revisions only, and `server/discover` is
+/// worth a try (2026-07-28, Versioning, "Backward Compatibility"). What asks for credentials, or for patience, does not.
+#[must_use]
+pub fn may_be_modern(status: u16, body: &[u8]) -> bool {
+    const INVALID: [i64; 3] = [-32600, -32601, -32602];
+    let message = serde_json::from_slice::<Value>(&peek::json(body)).unwrap_or(Value::Null);
+    let code = message.pointer("/error/code").and_then(Value::as_i64);
+    match status {
+        200..=299 => code.is_some_and(|code| INVALID.contains(&code) || is_modern_code(code)),
+        400 | 404 | 405 | 406 | 415 | 422 => true,
+        _ => code.is_some_and(is_modern_code),
+    }
+}
+
+/// Codes that revision 2026-07-28 defines ("Error Codes").
+pub(crate) fn is_modern_code(code: i64) -> bool {
+    matches!(code, HEADER_MISMATCH | MISSING_CLIENT_CAPABILITY | UNSUPPORTED_VERSION)
+}
+
 /// Whether this names a modern version: a well-formed date, 2026-07-28 or later.
 #[must_use]
 pub fn is_modern(version: &str) -> bool {

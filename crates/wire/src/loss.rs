@@ -6,6 +6,7 @@
 
 mod words;
 
+use crate::era::is_modern_code;
 use crate::peek::{Body, ErrorPart};
 use words::{Claim, Reading};
 
@@ -69,6 +70,8 @@ pub enum Sign {
     HandshakeInSuccess,
     /// Any other status, with words about the session.
     OtherStatus,
+    /// The server that answered speaks another era than the one that the session was made with: it was replaced.
+    EraChanged,
     /// No answer: the endpoint that holds it takes no connections, while another endpoint of the upstream does.
     EndpointDown,
 }
@@ -91,6 +94,7 @@ impl Sign {
             Self::ErrorInSuccess => "200-error",
             Self::HandshakeInSuccess => "200-handshake",
             Self::OtherStatus => "other-status",
+            Self::EraChanged => "era-changed",
             Self::EndpointDown => "endpoint-down",
         }
     }
@@ -101,6 +105,7 @@ impl Sign {
 /// | Status | Body | Verdict |
 /// |---|---|---|
 /// | any | a JSON-RPC result, request or notification | alive: results are never examined |
+/// | any | an error -32020, -32021 or -32022, which is of another era | suspected |
 /// | any | a JSON-RPC error -32602 | alive: a tool or resource is unknown, a parameter wrong |
 /// | any but 400 | a JSON-RPC error -32601 | alive: method not found |
 /// | 429, 405, 406, 413, 415, 1xx, 3xx | any | alive |
@@ -125,6 +130,9 @@ pub fn verdict(answer: &Answer<'_>) -> Verdict {
         Body::Opaque | Body::Text(_) => (None, false),
     };
     let code = part.filter(|_| in_envelope).and_then(|part| part.code);
+    if code.is_some_and(is_modern_code) {
+        return Verdict::Suspected(Sign::EraChanged);
+    }
     match (status, code) {
         (..=199 | 300..=399 | 405 | 406 | 413 | 415 | 429, _) | (_, Some(INVALID_PARAMS)) => {
             return Verdict::Alive;
@@ -155,6 +163,16 @@ pub fn verdict(answer: &Answer<'_>) -> Verdict {
             _ => Sign::OtherStatus,
         }),
         (_, None) => Verdict::Alive,
+    }
+}
+
+/// Judges the answer of a server that speaks 2026-07-28, where there are no sessions: whatever is no answer of such a
+/// server makes it likely that it was replaced by another. Errors of the protocol are not shown here.
+#[must_use]
+pub fn modern_verdict(answer: &Answer<'_>) -> Verdict {
+    match answer.status {
+        400 | 404 | 405 | 406 | 415 | 422 if !answer.www_authenticate => Verdict::Suspected(Sign::EraChanged),
+        _ => Verdict::Alive,
     }
 }
 

@@ -27,6 +27,8 @@ pub enum Purpose {
     Progress,
     /// An event id.
     Event,
+    /// The name of a call whose result is asked for later.
+    Call,
 }
 
 impl Keys {
@@ -69,6 +71,7 @@ fn mac(key: &hmac::Key, purpose: Purpose, session: &[u8; 16], generation: u32, v
         Purpose::Request => 1,
         Purpose::Progress => 2,
         Purpose::Event => 3,
+        Purpose::Call => 4,
     };
     let mut context = hmac::Context::with_key(key);
     context.update(&[purpose]);

@@ -238,6 +238,8 @@ pub(super) fn quiet(command: &mut Command) -> &mut Command {
             || text.starts_with("THROUGHLINE_")
             || text.starts_with("MCP_")
             || text.starts_with("WEBSITE_")
+            || text.starts_with("OTEL_")
+            || ["HOSTNAME", "APPLICATIONINSIGHTS_CONNECTION_STRING"].contains(&&*text)
         {
             command.env_remove(&name);
         }

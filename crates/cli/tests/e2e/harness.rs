@@ -1,6 +1,7 @@
 //! What the tests are written with: processes that can be killed, and clients.
 
 mod client;
+mod collector;
 mod cutter;
 mod dice;
 mod gateway;
@@ -17,6 +18,7 @@ mod setup;
 mod upstream;
 
 pub(crate) use client::Client;
+pub(crate) use collector::Collector;
 pub(crate) use cutter::Cutter;
 pub(crate) use dice::{Dice, setting};
 pub(crate) use gateway::Gateway;

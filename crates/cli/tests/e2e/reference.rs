@@ -7,7 +7,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Balancer, Client, Gateway, MODERN, Mcp, Process, Upstream, free_port};
+use crate::harness::{Balancer, Client, Gateway, MODERN, Mcp, Process, Redis, Upstream, free_port, until};
 
 const OLD: &str = "an-old-key-of-at-least-thirty-two-bytes";
 const NEW: &str = "a-newer-key-of-at-least-thirty-two-bytes";
@@ -146,6 +146,8 @@ fn a_host_gives_port_headers_and_names() {
     );
     assert_eq!((contradicting.status, contradicting.error_code()), (400, Some(-32020)));
 
+    let logged = server.printed();
+    assert!(logged.contains(r#""instance":"0a1b2c","tool":"whoami""#), "{logged}");
     assert!(server.terminate(), "SIGTERM is a way to end, not a failure");
 }
 
@@ -159,7 +161,7 @@ fn what_cannot_be_is_said_without_the_keys() {
         ),
         ("PORT=http", &[][..], "PORT is \"http\", which is no port"),
         ("A=B", &["--stateful", "--era", "modern"][..], "2026-07-28 has no sessions"),
-        ("A=B", &["--instance", "a b"][..], "--instance must be 1 to 128 printable ASCII characters"),
+        ("A=B", &["--instance", "a b"][..], "a name has 1 to 128 printable ASCII characters"),
     ] {
         let output = Command::new("env")
             .args([environment, env!("CARGO_BIN_EXE_throughline"), "reference"])
@@ -170,4 +172,73 @@ fn what_cannot_be_is_said_without_the_keys() {
         assert!(!output.status.success() && printed.contains(said), "{environment} {arguments:?}: {printed}");
         assert!(!printed.contains("secret"), "{printed}");
     }
+}
+
+fn keeping(name: &str, redis: &Redis, more: &[&str]) -> Upstream {
+    let keys = format!("THROUGHLINE_REFERENCE_KEY={OLD}");
+    let store = format!("THROUGHLINE_REFERENCE_TALLY_STORE={}", redis.url());
+    Upstream::stateless(&["-u", "HOSTNAME", &keys, &store], &[&["--instance", name], more].concat())
+}
+
+fn refused(tally: &Value) -> &str {
+    assert_eq!(tally["isError"], true, "{tally}");
+    tally["content"][0]["text"].as_str().expect("a text")
+}
+
+#[test]
+fn a_total_in_redis_goes_on_across_processes_and_each_handle_is_good_once() {
+    let redis = Redis::standalone();
+    let (mut one, two) = (keeping("one", &redis, &[]), keeping("two", &redis, &[]));
+    let first = tally(&one.url(), &Value::Null)["structuredContent"]["handle"].clone();
+    one.restart();
+    let second = tally(&two.url(), &first);
+    assert_eq!(second["structuredContent"]["total"], 2);
+    // The answer may not have arrived, so the same call again gets it again, wherever it goes.
+    let again = tally(&one.url(), &first);
+    assert_eq!(again["structuredContent"]["total"], 2);
+    let third = tally(&one.url(), &second["structuredContent"]["handle"]);
+    assert_eq!(
+        (&third["structuredContent"]["total"], &third["structuredContent"]["count"]),
+        (&json!(3), &json!(3))
+    );
+    let used = tally(&two.url(), &first);
+    assert!(refused(&used).starts_with("this handle has been used"), "{used}");
+    // A handle names its total, and does not hold it.
+    let signed = instance("signed", OLD);
+    let foreign = tally(&signed.url(), &third["structuredContent"]["handle"]);
+    assert!(refused(&foreign).contains("is not as it was given out"), "{foreign}");
+    let carried = tally(&signed.url(), &Value::Null)["structuredContent"]["handle"].clone();
+    assert!(refused(&tally(&one.url(), &carried)).contains("is not as it was given out"));
+    let mut changed = third["structuredContent"]["handle"].as_str().expect("a handle").to_owned();
+    changed.pop();
+    assert!(refused(&tally(&one.url(), &json!(changed))).contains("is not as it was given out"));
+    let elsewhere = keeping("elsewhere", &redis, &["--audience", "elsewhere"]);
+    assert!(
+        refused(&tally(&elsewhere.url(), &third["structuredContent"]["handle"])).contains("another server")
+    );
+}
+
+#[test]
+fn a_total_in_redis_expires_and_an_outage_adds_nothing_twice() {
+    let mut redis = Redis::standalone();
+    let brief = keeping("brief", &redis, &["--handle-lifetime", "1"]);
+    let handle = tally(&brief.url(), &Value::Null)["structuredContent"]["handle"].clone();
+    until("the handle to expire", || {
+        // Read, not added to: that would make it young again.
+        let reset = json!({"name": "reset_tally", "arguments": {"handle": handle}});
+        let read = Mcp::new(brief.url()).modern_request("tools/call", reset).message();
+        read["result"]["content"][0]["text"].as_str()?.contains("has expired").then_some(())
+    });
+
+    let server = keeping("one", &redis, &[]);
+    let handle = tally(&server.url(), &Value::Null)["structuredContent"]["handle"].clone();
+    redis.kill9(0);
+    let away = tally(&server.url(), &handle);
+    assert!(refused(&away).starts_with("the tallies cannot be reached now"), "{away}");
+    redis.start_again(0);
+    let total = until("the store to be back", || {
+        let tally = tally(&server.url(), &handle);
+        tally["structuredContent"]["total"].as_i64()
+    });
+    assert_eq!(total, 2);
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// How an upstream's program is started. One process for each session.
+/// How an upstream's program is started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
     /// `command`: the program and its arguments, never empty.
@@ -13,10 +13,13 @@ pub struct Command {
     pub directory: Option<PathBuf>,
     /// `processes`: how many may run at a time. Default 100.
     pub processes: usize,
+    /// `shared`: whether one process serves all sessions, for a server that keeps nothing in them. Default: no, each has
+    /// its own.
+    pub shared: bool,
 }
 
 impl Default for Command {
     fn default() -> Self {
-        Self { words: Vec::new(), environment: Vec::new(), directory: None, processes: 100 }
+        Self { words: Vec::new(), environment: Vec::new(), directory: None, processes: 100, shared: false }
     }
 }

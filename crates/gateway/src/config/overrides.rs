@@ -35,6 +35,8 @@ pub struct Overrides {
     pub allowed_hosts: Option<Vec<String>>,
     /// Makes every route [`Mode::Stateless`](super::Mode::Stateless).
     pub stateless: bool,
+    /// In place of [`Config::instance`](super::Config::instance).
+    pub instance: Option<String>,
     /// In place of [`Config::proxies`](super::Config::proxies).
     pub proxies: Option<Proxies>,
 }
@@ -43,7 +45,7 @@ impl Overrides {
     /// Reads `THROUGHLINE_LISTEN`, `THROUGHLINE_ADMIN`, `THROUGHLINE_ADMIN_TOKEN`, `THROUGHLINE_METRICS`,
     /// `THROUGHLINE_STORE`,
     /// `THROUGHLINE_KEY_RING` (its text), `THROUGHLINE_KEY_RING_FILE`,
-    /// `THROUGHLINE_STATE_DIR`, `THROUGHLINE_WORKERS` and `THROUGHLINE_ALLOWED_HOSTS` (separated by commas), and, as
+    /// `THROUGHLINE_STATE_DIR`, `THROUGHLINE_WORKERS`, `THROUGHLINE_INSTANCE` and `THROUGHLINE_ALLOWED_HOSTS` (separated by commas), and, as
     /// everywhere in either case, `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`. An empty variable counts as unset.
     ///
     /// # Errors
@@ -64,6 +66,7 @@ impl Overrides {
             workers: variables.parse("THROUGHLINE_WORKERS", value::workers),
             allowed_hosts: variables.parse("THROUGHLINE_ALLOWED_HOSTS", hosts),
             stateless: false,
+            instance: variables.parse("THROUGHLINE_INSTANCE", value::instance),
             proxies,
         };
         if variables.errors.is_empty() { Ok(overrides) } else { Err(ConfigErrors(variables.errors)) }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use throughline_wire::profile::{Profile, list::Selection};
 
-use super::{Command, Grant, Header, Rest, place};
+use super::{Cache, Command, Grant, Header, Rest, Transport, place};
 
 /// URLs of one route at most.
 pub const MAX_ENDPOINTS: usize = 64;
@@ -24,6 +24,8 @@ pub struct Route {
     /// `command`, `environment`, `directory`, `processes`: the program that is the upstream, in place of `url`. Default:
     /// none.
     pub command: Option<Command>,
+    /// `transport`: what the server at `url` speaks. Default [`Transport::Auto`].
+    pub transport: Transport,
     /// `resolve`: what a URL whose host has several addresses stands for. Default [`Resolve::One`].
     pub resolve: Resolve,
     /// `probe`: how often each of several endpoints is asked whether it is well. Default (`None`): never; what
@@ -49,6 +51,12 @@ pub struct Route {
     pub token: Option<Grant>,
     /// `mode`: whether sessions are kept. Default [`Mode::Sessions`].
     pub mode: Mode,
+    /// `state`: what state of a server that speaks older revisions is kept by, for clients of 2026-07-28. Default
+    /// [`KeptBy::Principal`].
+    pub state: KeptBy,
+    /// `state_argument`: what the argument is called that brings a handle, where state is kept by handles. Default
+    /// `session`.
+    pub state_argument: String,
     /// `anonymous`: what callers without credentials and session id have in common. Default
     /// [`Anonymous::Isolated`] in a file, [`Anonymous::Shared`] without one;
     /// ask [`Config::anonymous_callers_share`](super::Config::anonymous_callers_share).
@@ -65,6 +73,8 @@ pub struct Route {
     pub tools: Selection,
     /// `rest`: the REST face.
     pub rest: Rest,
+    /// `cache`: what is kept of the upstream's lists.
+    pub cache: Cache,
     /// `on_store_miss`: what becomes of a valid session id without a record. Default [`OnStoreMiss::Rebuild`].
     pub on_store_miss: OnStoreMiss,
     /// `on_store_failure`: what becomes of sessions while the store is away. Default [`OnStoreFailure::Serve`].
@@ -89,6 +99,7 @@ impl Route {
             path: if name.is_empty() { "/mcp".to_owned() } else { format!("/{name}/mcp") },
             upstream,
             command: None,
+            transport: Transport::Auto,
             resolve: Resolve::One,
             probe: None,
             ca: None,
@@ -99,12 +110,15 @@ impl Route {
             forward_authorization: false,
             token: None,
             mode: Mode::Sessions,
+            state: KeptBy::Principal,
+            state_argument: "session".to_owned(),
             anonymous: Anonymous::Isolated,
             answers: Answers::AsUpstream,
             strict_headers: true,
             profile: None,
             tools: Selection::default(),
             rest: Rest::default(),
+            cache: Cache::default(),
             on_store_miss: OnStoreMiss::Rebuild,
             on_store_failure: OnStoreFailure::Serve,
             unsafe_after_loss: UnsafeAfterLoss::Replay,
@@ -135,6 +149,17 @@ pub enum Mode {
     Sessions,
     /// `"stateless"`: no session ids given or read; every request is on its own.
     Stateless,
+}
+
+/// What a server of an older revision keeps state by, toward clients of 2026-07-28, which have no sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptBy {
+    /// `"principal"`: each caller, and each of its conversations where it names them, has a session that lasts.
+    Principal,
+    /// `"request"`: nothing; each request has a session of its own.
+    Request,
+    /// `"handle"`: a handle that each result of a tool gives, and that further calls bring as an argument.
+    Handle,
 }
 
 /// What callers have in common that send neither credentials nor a session id.

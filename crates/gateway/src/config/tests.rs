@@ -71,6 +71,7 @@ fn the_example_is_valid_in_full_and_shows_the_defaults() {
         client_key: None,
         headers: Vec::new(),
         forward_headers: Vec::new(),
+        cache: Cache::default(),
         restore_calls: Vec::new(),
         ..makers::without_examples(&full.routes[0])
     };
@@ -121,11 +122,14 @@ requests = 5
 streams = 6
 sessions = 8
 sessions_per_caller = 9
+parked = 20
+parked_per_caller = 5
 requests_per_caller = 10
 json_depth = 64
 [timeouts]
 connect = "500ms"
 first_byte = "2m"
+parked = "4m"
 call = "2d"
 request_read = "3s"
 answer_write = "6s"
@@ -140,6 +144,7 @@ warm = "5s"
 url = "http://[::1]:3000"
 [routes.files-2]
 url = ["https://files.internal/x?y=1", "https://files-2.internal/x"]
+transport = "sse"
 resolve = "all"
 probe = "7s"
 ca = "/etc/ca.pem"
@@ -149,9 +154,13 @@ headers = { X-Team = "search", x-key = { env = "KEY" } }
 forward_headers = ["X-Tenant"]
 forward_authorization = true
 mode = "stateless"
+state = "handle"
+state_argument = "notebook"
 anonymous = "shared"
 answers = "json"
 strict_headers = false
+cache.lists = "90s"
+cache.shared = true
 on_store_miss = "not-found"
 on_store_failure = "refuse"
 unsafe_after_loss = "refuse"
@@ -162,6 +171,7 @@ command = ["npx", "-y", "server"]
 environment = ["A=b=c"]
 directory = "/srv"
 processes = 3
+shared = true
 [callers]
 anonymous = "allow"
 [callers.keys.robot]
@@ -187,6 +197,7 @@ fn every_key_is_read() {
         admin: Some(AdminAddress::Unix("/run/tl.sock".into())),
         admin_token: None,
         metrics: Some("[::]:9464".parse().unwrap()),
+        instance: None,
         access_log: false,
         workers: NonZeroUsize::new(3),
         state_dir: Some("/var/lib/tl".into()),
@@ -207,12 +218,15 @@ fn every_key_is_read() {
             streams: 6,
             sessions: 8,
             sessions_per_caller: 9,
+            parked: 20,
+            parked_per_caller: 5,
             requests_per_caller: 10,
             json_depth: 64,
         },
         timeouts: Timeouts {
             connect: Duration::from_millis(500),
             first_byte: minutes(2),
+            parked: minutes(4),
             call: days(2),
             request_read: Duration::from_secs(3),
             answer_write: Duration::from_secs(6),

@@ -82,6 +82,15 @@ pub(super) fn show_duration(duration: Duration) -> String {
     }
 }
 
+/// What an instance is called: it stands in a header.
+pub(super) fn instance(text: &str) -> Result<String, ValueError> {
+    let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
+    if text.is_empty() || text.len() > 128 || !printable {
+        return err(format!("{text:?} is no name: write 1 to 128 printable ASCII characters without spaces"));
+    }
+    Ok(text.to_owned())
+}
+
 /// An address to listen on.
 pub(super) fn listen(text: &str) -> Result<SocketAddr, ValueError> {
     text.parse().map_err(|_| {

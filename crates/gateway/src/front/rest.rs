@@ -4,6 +4,7 @@
 //! comes of it becomes plain JSON.
 
 mod describe;
+mod later;
 mod page;
 mod plain;
 mod read;
@@ -11,7 +12,7 @@ mod read;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CACHE_CONTROL, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
@@ -28,6 +29,7 @@ use crate::peer::Peer;
 use crate::reply::{self, GoesOn, ReplyBody};
 use crate::upstream::JSON;
 use crate::{call, metadata, room, session, tally};
+pub use later::Running;
 use plain::Plain;
 use read::{Call, Wanted};
 
@@ -79,8 +81,8 @@ pub async fn answer(
     }
 }
 
-async fn run(core: Rc<Core>, call: Call) -> Response<ReplyBody> {
-    let present = tally::enter(&core);
+async fn run(core: Rc<Core>, mut call: Call) -> Response<ReplyBody> {
+    let present = tally::enter(&core, &mut call.arrived);
     let plain = wanted(&core, &call).await.unwrap_or_else(|fault| Plain::fault(&fault));
     let mut response = finished(plain, reply::empty(&core.app, StatusCode::OK));
     metadata::localise(&core.app, &call.arrived, &mut response);
@@ -92,7 +94,7 @@ fn finished(plain: Plain, signed: Response<ReplyBody>) -> Response<ReplyBody> {
     let (mut parts, _) = signed.into_parts();
     parts.status = plain.status;
     for (name, value) in &plain.headers {
-        if [RETRY_AFTER, WWW_AUTHENTICATE, http::header::ALLOW].contains(name) {
+        if [RETRY_AFTER, WWW_AUTHENTICATE, ALLOW, LOCATION].contains(name) {
             parts.headers.append(name, value.clone());
         }
     }
@@ -107,19 +109,22 @@ fn finished(plain: Plain, signed: Response<ReplyBody>) -> Response<ReplyBody> {
 async fn wanted(core: &Rc<Core>, call: &Call) -> Result<Plain, Fault> {
     let arrived = &call.arrived;
     let rest = &arrived.route.config.rest;
-    match call.wanted {
+    match &call.wanted {
+        Wanted::Later(wait) => later::begin(core, arrived, *wait).await,
+        Wanted::Outcome(id) => later::look(core, arrived, id).await,
+        Wanted::Cancel(id) => later::cancel(core, arrived, id).await,
         Wanted::Tool => Ok(plain::tool(sent(core, arrived).await?, rest.tool_errors)),
         Wanted::Result => Ok(plain::result(sent(core, arrived).await?)),
         Wanted::List(member) => match list(core, arrived, member).await? {
             Ok(entries) => {
                 let mut body = Map::new();
-                body.insert(member.to_owned(), entries.into());
+                body.insert((*member).to_owned(), entries.into());
                 Ok(Plain::ok(&body.into()))
             }
             Err(refused) => Ok(plain::result(refused)),
         },
         Wanted::Document(document) => match list(core, arrived, "tools").await? {
-            Ok(tools) => Ok(Plain::ok(&describe::document(&core.app, arrived, document, tools))),
+            Ok(tools) => Ok(Plain::ok(&describe::document(&core.app, arrived, *document, tools))),
             Err(refused) => Ok(plain::result(refused)),
         },
         Wanted::Initialize => begin(core, arrived).await,

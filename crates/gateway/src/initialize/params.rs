@@ -64,9 +64,19 @@ impl InitializeParams {
         }
     }
 
+    /// Raw JSON of what the client said that it is.
+    pub fn client(&self) -> &[u8] {
+        self.raw[self.client.clone()].as_bytes()
+    }
+
+    /// Raw JSON of what the client said that it can do.
+    pub fn raw_capabilities(&self) -> &[u8] {
+        self.raw[self.capabilities.clone()].as_bytes()
+    }
+
     /// What the client said that it can do.
     pub fn capabilities(&self) -> Capabilities {
-        Capabilities::from_json(self.raw[self.capabilities.clone()].as_bytes())
+        Capabilities::from_json(self.raw_capabilities())
     }
 
     /// The same, announcing nothing.
@@ -82,17 +92,16 @@ impl InitializeParams {
     /// Names what an upstream's answer may depend on: {route, principal, version, capabilities, client name and
     /// version}. Other members of the parameters differ from call to call (Copilot Studio's `sessionContext`).
     pub(super) fn digest(&self, core: &Core, route: &Route, principal: &[u8; 16]) -> [u8; 16] {
-        let client = self.raw[self.client.clone()].as_bytes();
+        let client = self.client();
         let text = |name| match envelope::member(client, name) {
             Ok(Some(span)) => &client[span],
             _ => b"",
         };
-        let capabilities = self.raw[self.capabilities.clone()].as_bytes();
         let parts = [
             &route.digest[..],
             principal,
             self.version.as_bytes(),
-            capabilities,
+            self.raw_capabilities(),
             text("name"),
             text("version"),
         ];

@@ -12,18 +12,20 @@ use throughline_wire::{envelope, jsonrpc, method};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::{Handed, Listener, reach};
+use super::{Handed, Listener, lent, reach};
 use crate::app::Core;
 use crate::binding::{Bound, Lost};
 use crate::call::{kept_headers, listen_headers};
 use crate::classify::Arrived;
 use crate::credentials::Credentials;
 use crate::error::Fault;
+use crate::inbox::Held;
 use crate::outlet::{Followed, Say, Writer};
 use crate::recover;
 use crate::session::{InFlight, Session, lock};
 use crate::translate::{Outward, Tagger};
-use crate::upstream::http::{AnswerBody, SendError};
+use crate::upstream::AnswerBody;
+use crate::upstream::http::SendError;
 use crate::upstream::{self, Looked, Refusal};
 
 /// Streams of one client that are kept open beside the one that gets the messages; the oldest goes first.
@@ -137,7 +139,7 @@ impl Stream {
             }
             let status = answer.status;
             let looked = Looked::at(answer, 4096).await.map_err(upstream::fault_of)?;
-            let verdict = looked.verdict(self.bound.address.session_id.is_some());
+            let verdict = looked.verdict(&self.bound.address);
             let lost = match recovered {
                 true => None,
                 false => self.is_lost(status, verdict).await,
@@ -184,11 +186,21 @@ impl Stream {
         self.bound = bound;
     }
 
-    pub(super) async fn run(mut self, body: AnswerBody) {
+    /// `held`: where other replicas hand over their clients' streams.
+    pub(super) async fn run(mut self, body: AnswerBody, held: Option<Held>) {
+        let lending = held.map(|held| {
+            let (core, session, to) =
+                (Rc::clone(&self.core), Arc::clone(&self.session), self.listener.handed.clone());
+            tokio::task::spawn_local(lent::take(core, session, held, to))
+        });
         for writer in &mut self.outlets {
             writer.announce().await;
         }
         self.read_on(body).await;
+        if let Some(lending) = lending {
+            lending.abort();
+            lent::let_go(&self.core, &self.session).await;
+        }
         for writer in &mut self.outlets {
             writer.hand_on().await;
         }
@@ -372,7 +384,7 @@ impl Stream {
         }
         if let Some(id) = frame.id().filter(|id| !id.is_empty()) {
             // Some servers begin with the very event that they are to go on behind (rmcp 3.8 does).
-            if self.behind.take().as_deref() == Some(&*id) {
+            if self.behind.take().as_deref() == Some(id) {
                 return None;
             }
             self.last_event_id = Some(id.to_vec());
@@ -380,6 +392,7 @@ impl Stream {
         let data = frame.data().filter(|data| !data.is_empty())?;
         if frame.is_message() {
             self.session.told(&data);
+            self.session.route.lists.heard(&data);
         }
         let tagger = Tagger::new(&self.core.app, &self.bound);
         let changed = match frame.is_message().then(|| tagger.outward(&data)) {

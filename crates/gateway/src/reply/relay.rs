@@ -14,16 +14,16 @@ use tokio::time::{Instant, Sleep};
 
 use super::detach::detach;
 use super::{Asked, CutOff, ReplyBody, answer_upstream};
-use crate::app::Core;
+use crate::app::{Core, Route};
 use crate::binding::Bound;
 use crate::call::Translate;
-use crate::classify::OnDisconnect;
+use crate::classify::{Accepts, OnDisconnect};
 use crate::credentials::Credentials;
 use crate::error::Fault;
 use crate::outlet::answer::{self, Beginning};
 use crate::session::InFlight;
 use crate::translate::{self, Outward};
-use crate::upstream::http::AnswerBody;
+use crate::upstream::AnswerBody;
 use crate::upstream::{Head, Looked};
 
 /// An upstream's answer that is still coming.
@@ -43,6 +43,7 @@ pub struct Relay {
 
 /// What an event stream needs beyond its bytes.
 struct Events {
+    route: Arc<Route>,
     decoder: SseDecoder,
     translate: Translate,
     bound: Option<Arc<Bound>>,
@@ -81,8 +82,16 @@ impl Relay {
         let Head::Events(decoder, mut frames) = looked.head else { return ReplyBody::Empty };
         let request = asked.id.map(Into::into);
         let credentials = asked.credentials.clone();
-        let mut events =
-            Events { decoder, translate, bound, request, credentials, answered: false, resumable: false };
+        let mut events = Events {
+            route: Arc::clone(asked.route),
+            decoder,
+            translate,
+            bound,
+            request,
+            credentials,
+            answered: false,
+            resumable: false,
+        };
         let mut pieces: Vec<Bytes> = frames.iter().filter_map(|frame| events.outward(core, frame)).collect();
         let mut body = looked.body;
         while let Ok(Some(frame)) = events.decoder.next_frame() {
@@ -243,7 +252,9 @@ impl Drop for Relay {
 impl Events {
     /// Whether the client can come back for what is still to come: the binding that it comes from.
     fn outlasts(&self, asked: &Asked<'_>) -> Option<Arc<Bound>> {
-        let resumable = matches!(self.translate, Translate::Tagged(_)) && !self.answered;
+        let resumable = matches!(self.translate, Translate::Tagged(_))
+            && !self.answered
+            && asked.accepts == Accepts::Streams;
         self.bound.clone().filter(|_| resumable && asked.on_disconnect == OnDisconnect::KeepReading)
     }
 
@@ -275,6 +286,7 @@ impl Events {
                     Translate::Alone => translate::unasked(data),
                 };
                 // A response under somebody else's id is dropped, and answers nothing.
+                self.route.lists.heard(data);
                 self.answered |= !matches!(outward, Outward::Drop) && is_response(data);
                 outward
             }

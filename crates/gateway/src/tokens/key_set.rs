@@ -19,7 +19,8 @@ use crate::app::Core;
 use crate::error::Fault;
 use crate::session::lock;
 use crate::upstream::destination::Destination;
-use crate::upstream::http::{Endpoint, read_whole};
+use crate::upstream::http::Endpoint;
+use crate::upstream::read_whole;
 use crate::upstream::{self, AGENT, JSON};
 
 /// After so long keys are fetched again, by one request; the others go on with the old ones.

@@ -100,7 +100,7 @@ async fn one(socket: Socket) -> Result<Link, Failed> {
 }
 
 async fn encrypted(socket: Socket, tls: &Tls) -> Result<Link, Failed> {
-    let connector = TlsConnector::from(std::sync::Arc::clone(&tls.config));
+    let connector = TlsConnector::from(tls.certificates.config());
     let stream = connector.connect(tls.name.clone(), SharedSocket(Rc::clone(&socket))).await?;
     let speaks_many = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let io = TokioIo::new(stream);

@@ -8,11 +8,12 @@ pub mod watch;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
 use throughline_store::Millis;
 
+use super::certificates::Certificates;
 use super::destination::Destination;
 use crate::config::Resolve;
 use crate::session::lock;
@@ -59,6 +60,8 @@ pub struct Member {
     pub name: String,
     /// Where it is.
     pub to: Arc<Destination>,
+    /// The bridge that stands for it, where it speaks no Streamable HTTP.
+    bridged: OnceLock<Arc<Destination>>,
     /// Place of its URL in the configuration.
     of: usize,
     health: Health,
@@ -88,11 +91,27 @@ impl Member {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             name: to.name(),
             to,
+            bridged: OnceLock::new(),
             of,
             health: Health::default(),
             sessions: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
         })
+    }
+
+    /// Where its requests go: to it, or to the bridge that stands for it.
+    pub fn destination(&self) -> &Arc<Destination> {
+        self.bridged.get().unwrap_or(&self.to)
+    }
+
+    /// Whether a bridge stands for it.
+    pub fn is_bridged(&self) -> bool {
+        self.bridged.get().is_some()
+    }
+
+    /// Lets a bridge stand for it; the first one does.
+    pub(super) fn stands_for(&self, bridge: Destination) {
+        let _ = self.bridged.set(Arc::new(bridge));
     }
 
     /// Takes what became of a request into account.
@@ -238,6 +257,11 @@ impl Fleet {
     /// Whether requests carry something of the client's that the upstream may ask for.
     pub fn forwards(&self) -> bool {
         self.configured.iter().any(|url| url.to.forwards)
+    }
+
+    /// What its encrypted connections have in common, if it has any.
+    pub fn certificates(&self) -> Option<&Arc<Certificates>> {
+        self.configured.iter().find_map(|url| url.to.tls.as_ref().map(|tls| &tls.certificates))
     }
 
     /// Those that take what is new.

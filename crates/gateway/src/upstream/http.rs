@@ -10,23 +10,21 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HOST, PROXY_AUTHORIZATION};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
-use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use throughline_store::Millis;
 
+use super::body::{AnswerBody, Lease};
 use super::certainty;
 use super::connect::{self, Link, ONE_ATTEMPT};
 use super::destination::Destination;
-use super::fleet::Flight;
 use super::many::{Many, Stream};
 use super::socket::{Socket, is_quiet};
 use crate::deadlines::{Deadlines, Pulse};
@@ -79,9 +77,16 @@ pub struct Endpoint {
     many: Many,
 }
 
-struct Connection {
+/// One connection that carries one request at a time.
+pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     socket: Socket,
+}
+
+impl Connection {
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
 }
 
 struct Idle {
@@ -181,6 +186,16 @@ impl Endpoint {
             self.put_back(connection);
         }
         Ok(())
+    }
+
+    /// Posts to another path of the upstream's, if it is up.
+    pub async fn post(
+        self: &Rc<Self>,
+        path: &PathAndQuery,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Answer, SendError> {
+        self.send_within(ONE_ATTEMPT, self.request(http::Method::POST, Some(path), headers, body), None).await
     }
 
     /// Gets something else that the upstream has, if it is up.
@@ -318,7 +333,8 @@ impl Endpoint {
         Uri::from_parts(parts).unwrap_or_else(|_| self.to.uri.clone())
     }
 
-    fn put_back(&self, connection: Connection) {
+    /// Keeps a connection for the next request.
+    pub(super) fn put_back(&self, connection: Connection) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= MAX_IDLE {
             idle.pop_front();
@@ -366,133 +382,7 @@ fn failure(error: &hyper::Error, reused: bool) -> SendError {
 
 fn answer(response: Response<Incoming>, lease: Lease) -> Answer {
     let (parts, incoming) = response.into_parts();
-    let mut body = AnswerBody { incoming, lease: Some(lease), flight: None };
-    if body.incoming.is_end_stream() {
-        body.give_back();
-    }
-    Answer { status: parts.status, headers: parts.headers, body }
-}
-
-/// The connection that an answer is being read from.
-enum Lease {
-    One(Rc<Endpoint>, Connection),
-    Many(#[allow(dead_code, reason = "held for its place")] Stream),
-}
-
-/// An answer's body; when it has been read to its end, the connection goes back to the pool. Dropped before,
-/// the connection is closed, which is how an upstream learns that nobody listens any more.
-pub struct AnswerBody {
-    incoming: Incoming,
-    lease: Option<Lease>,
-    /// Where there are several endpoints.
-    flight: Option<Flight>,
-}
-
-impl AnswerBody {
-    fn give_back(&mut self) {
-        let Some(Lease::One(endpoint, connection)) = self.lease.take() else { return };
-        if connection.sender.is_closed() {
-            return;
-        }
-        endpoint.put_back(connection);
-    }
-
-    /// Keeps the request counted at its endpoint until the body is let go of.
-    pub(super) fn carry(&mut self, flight: Flight) {
-        self.flight = Some(flight);
-    }
-
-    /// The next piece of the body; None at its end.
-    pub async fn chunk(&mut self) -> Option<Result<Bytes, hyper::Error>> {
-        std::future::poll_fn(|cx| self.poll_chunk(cx)).await
-    }
-
-    /// The next piece, if it has arrived: the connection gets one turn to find out. None otherwise, and at the end.
-    pub async fn chunk_at_hand(&mut self) -> Option<Bytes> {
-        if self.is_end() {
-            return None;
-        }
-        tokio::task::yield_now().await;
-        let arrived = std::future::poll_fn(|cx| match self.poll_chunk(cx) {
-            Poll::Ready(Some(Ok(piece))) => Poll::Ready(Some(piece)),
-            // Nothing that matters comes after what the caller has; a break is as good as the end.
-            Poll::Ready(_) | Poll::Pending => Poll::Ready(None),
-        });
-        arrived.await
-    }
-
-    /// The next piece of the body; None at its end.
-    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
-        loop {
-            match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-                None => {
-                    self.give_back();
-                    return Poll::Ready(None);
-                }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                Some(Ok(frame)) => {
-                    // Trailers carry nothing in this protocol.
-                    if let Ok(data) = Frame::into_data(frame) {
-                        if self.incoming.is_end_stream() {
-                            self.give_back();
-                        }
-                        return Poll::Ready(Some(Ok(data)));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Whether everything was read.
-    pub fn is_end(&self) -> bool {
-        // Of a chunked body hyper knows the end only when it has been read; then the lease is given back.
-        self.lease.is_none() || self.incoming.is_end_stream()
-    }
-
-    /// How much is still to come, as far as known.
-    pub fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-/// Reads a body to its end; `None` when it is longer than `limit` bytes.
-pub async fn read_whole(
-    mut body: AnswerBody,
-    head: Vec<Bytes>,
-    limit: usize,
-) -> Result<Option<Bytes>, hyper::Error> {
-    let mut whole = Whole::default();
-    for piece in head {
-        whole.push(piece);
-    }
-    while let Some(piece) = body.chunk().await {
-        whole.push(piece?);
-        if whole.len > limit {
-            return Ok(None);
-        }
-    }
-    Ok((whole.len <= limit).then(|| whole.finish()))
-}
-
-/// Pieces put together; a single one is not copied.
-#[derive(Default)]
-struct Whole {
-    pieces: Vec<Bytes>,
-    len: usize,
-}
-
-impl Whole {
-    fn push(&mut self, piece: Bytes) {
-        self.len += piece.len();
-        self.pieces.push(piece);
-    }
-
-    fn finish(mut self) -> Bytes {
-        match self.pieces.len() {
-            1 => self.pieces.remove(0),
-            _ => self.pieces.concat().into(),
-        }
-    }
+    Answer { status: parts.status, headers: parts.headers, body: AnswerBody::arriving(incoming, lease) }
 }
 
 /// A future that the compiler need not know the size of; used where futures are kept.

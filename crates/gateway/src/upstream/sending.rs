@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::connect::{RETRY_FIRST, RETRY_MAX};
 use super::fleet::{Fleet, Member, Place, Seat, Told};
 use super::http::{Answer, Endpoint, SendError};
-use super::{Address, OWN_MESSAGE, drain, is_event_stream};
+use super::{Address, OWN_MESSAGE, drain, is_event_stream, modern};
 use crate::app::Core;
 use crate::deadlines::Pulse;
 
@@ -35,7 +35,7 @@ struct Sending {
 
 /// Sends a request in a session: its cookies go with it, and those that come back are kept.
 pub fn send(
-    core: &Core,
+    core: &Rc<Core>,
     address: &Address,
     method: Method,
     headers: HeaderMap,
@@ -46,6 +46,22 @@ pub fn send(
 
 /// The same, where each sign of `pulse` gives the upstream as much time again to begin its answer.
 pub async fn send_watched(
+    core: &Rc<Core>,
+    address: &Address,
+    method: Method,
+    headers: HeaderMap,
+    body: Bytes,
+    pulse: Option<Arc<Pulse>>,
+) -> Result<Answer, SendError> {
+    match &address.modern {
+        None => send_plain(core, address, method, headers, body, pulse).await,
+        // In a box: the future of a request to a server with a handshake need not have room for it.
+        Some(modern) => Box::pin(modern::send(core, address, modern, (method, headers, body), pulse)).await,
+    }
+}
+
+/// Sends it as it is.
+pub(crate) async fn send_plain(
     core: &Core,
     address: &Address,
     method: Method,
@@ -71,11 +87,15 @@ pub async fn send_watched(
 
 /// The same for a message of the gateway's own, to an endpoint that is up now or not at all.
 pub(super) async fn send_now(
-    core: &Core,
+    core: &Rc<Core>,
     address: &Address,
     method: Method,
     body: Bytes,
 ) -> Result<Answer, SendError> {
+    if address.modern.is_some() {
+        // Nothing else is sent so where there is no session to be ended.
+        return Box::pin(modern::ping(core, address)).await;
+    }
     let mut headers = address.headers();
     address.cookies.apply(&mut headers, || core.app.effects.now());
     let fleet = address.at.fleet();

@@ -2,7 +2,9 @@
 
 use throughline_gateway::{Config, Effects, Gateway};
 
-use crate::harness::{Certificates, Front, Gw, PATIENCE, Session, Upstream, call, initialize_body, logged};
+use crate::harness::{
+    Certificates, Front, Gw, PATIENCE, Session, Upstream, call, initialize_body, logged, until,
+};
 
 fn gateway(upstream: &Upstream, front: &Front, change: impl FnOnce(&mut Config)) -> Gw {
     Gw::start_with(upstream, |config| {
@@ -123,4 +125,33 @@ fn files_that_cannot_be_used_are_told_at_start() {
         error,
         "t.toml:3: upstream.headers.x-a: the environment variable THROUGHLINE_NOT_SET is not set"
     );
+}
+
+#[test]
+fn newer_files_count_for_the_connections_that_follow() {
+    let (upstream, old, new) = (Upstream::start(), Certificates::new(), Certificates::new());
+    let files = tempfile::TempDir::new().unwrap();
+    let (ca, certificate, key) =
+        (files.path().join("ca.pem"), files.path().join("tls.crt"), files.path().join("tls.key"));
+    let write = |of: &Certificates| {
+        std::fs::copy(of.ca(), &ca).unwrap();
+        let made = of.client();
+        std::fs::copy(made.0, &certificate).unwrap();
+        std::fs::copy(made.1, &key).unwrap();
+    };
+    write(&old);
+    let front = Front::start(&upstream, new.asking("127.0.0.1"));
+    let gateway = gateway(&upstream, &front, |config| {
+        config.timeouts.connect = std::time::Duration::from_millis(200);
+        config.routes[0].ca = Some(ca.clone());
+        config.routes[0].client_certificate = Some(certificate.clone());
+        config.routes[0].client_key = Some(key.clone());
+    });
+    let ask = || gateway.client().post(initialize_body("2025-06-18", "{}")).status;
+    assert_eq!(ask(), 502);
+    // Half of a change is none.
+    std::fs::copy(new.client().1, &key).unwrap();
+    until("the half is told", || logged("new certificates toward an upstream cannot be used"));
+    write(&new);
+    until("the new files are in use", || ask() == 200);
 }

@@ -258,6 +258,7 @@ fn both_descriptions_have_an_operation_for_each_tool() {
         let paths = document["paths"].as_object().unwrap();
         let operations: Vec<_> = paths
             .iter()
+            .filter(|(path, _)| path.starts_with("/tools"))
             .map(|(path, item)| {
                 let (_, operation) = item.as_object().unwrap().iter().next().unwrap();
                 (path.as_str(), operation["operationId"].as_str().unwrap())

@@ -14,9 +14,11 @@ use axum::response::{IntoResponse, Response};
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
+use throughline_telemetry::Tracer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::StatelessConfig;
+use super::spans::{self, Carried};
 use super::standard_headers::StandardHeaders;
 
 /// The largest body of a request, in bytes: room for the longest arguments of any tool, however they are escaped.
@@ -27,6 +29,7 @@ pub(super) struct Intake {
     room: Arc<Semaphore>,
     body_patience: Duration,
     headers: StandardHeaders,
+    tracer: Option<Tracer>,
 }
 
 impl Intake {
@@ -35,6 +38,7 @@ impl Intake {
             room: Arc::new(Semaphore::new(config.requests)),
             body_patience: config.body_patience,
             headers: config.standard_headers,
+            tracer: config.tracer.clone(),
         }
     }
 }
@@ -52,17 +56,25 @@ pub(super) async fn take_in(State(intake): State<Arc<Intake>>, request: Request,
         Ok(body) => body,
         Err(refusal) => return refusal.into_response(),
     };
-    if let Err(refusal) = intake.headers.check(&mut parts.headers, &body) {
-        return bad_request(&refusal);
+    let span = intake.tracer.as_ref().and_then(|tracer| spans::begin(tracer, &parts.headers, &body));
+    if let Some(span) = &span {
+        parts.extensions.insert(span.clone());
     }
-    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
-    response.map(|body| Body::new(Held { body, _place: place }))
+    let response = match intake.headers.check(&mut parts.headers, &body) {
+        Ok(()) => next.run(Request::from_parts(parts, Body::from(body))).await,
+        Err(refusal) => bad_request(&refusal),
+    };
+    if let Some(span) = &span {
+        span.answered(response.status().as_u16());
+    }
+    response.map(|body| Body::new(Held { body, _place: place, _span: span }))
 }
 
-/// An answer's body, and the place that is taken until it has gone out.
+/// An answer's body, and what lasts until it has gone out: the place that it takes, and its span.
 struct Held {
     body: Body,
     _place: OwnedSemaphorePermit,
+    _span: Option<Carried>,
 }
 
 impl http_body::Body for Held {

@@ -149,6 +149,8 @@ pub(super) enum Refused {
     Foreign,
     /// It was good for a while, which is over.
     Expired,
+    /// It was good once.
+    Used,
 }
 
 impl fmt::Display for Refused {
@@ -159,6 +161,7 @@ impl fmt::Display for Refused {
             }
             Self::Foreign => "is signed with a key that this server does not have, or no longer",
             Self::Expired => "has expired",
+            Self::Used => "has been used: each is good for one call, whose answer has the next",
         })
     }
 }

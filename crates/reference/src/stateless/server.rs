@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::caller::headers;
 use super::primes::Workshop;
 use super::schemas::Schemas;
+use super::spans::Carried;
 use super::tally::Tallies;
 use super::trace::TraceContext;
 use super::{Era, StatelessConfig, facts, tools};
@@ -77,7 +78,7 @@ impl Server {
             instance: config.instance.clone(),
             host: config.host.clone(),
             figures: Arc::new(Figures::new(tools.iter().map(|tool| tool.name.to_string()))),
-            tallies: Tallies::new(config.keys.clone(), config.audience.clone(), config.handle_lifetime),
+            tallies: Tallies::new(config)?,
             workshop: Workshop::new(config.computations),
             principal_header: config.principal_header.clone(),
             era: config.era,
@@ -172,6 +173,7 @@ impl ServerHandler for Server {
         }
         self.figures.called(&tool);
         let started = Instant::now();
+        let span = Carried::of(&context);
         let trace = TraceContext::of(&context.meta, headers(&context));
         let answer = match self.schemas.arguments(&tool, request.arguments.as_ref()) {
             Err(mistakes) => Ok(tools::failure(mistakes).into()),
@@ -184,9 +186,13 @@ impl ServerHandler for Server {
             Ok(_) => "complete",
             Err(_) => "error",
         };
+        if let Some(span) = span.filter(|_| outcome == "tool error") {
+            span.tool_failed();
+        }
         let trace_id = trace.as_ref().map(|trace| trace.trace_id.as_str());
         let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        tracing::info!(target: "throughline::access", tool, outcome, micros, trace_id, "tools/call");
+        let instance = self.instance.as_str();
+        tracing::info!(target: "throughline::access", instance, tool, outcome, micros, trace_id, "tools/call");
         answer
     }
 

@@ -247,18 +247,15 @@ impl Server {
         ),
         output_schema = schema_for_output::<Tally>()
     )]
-    fn tally(
+    async fn tally(
         &self,
         Parameters(Add { amount, handle }): Parameters<Add>,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ErrorData> {
         let caller = principal(&context, self.principal_header.as_ref())?;
-        match self.tallies.add(caller, handle.as_deref(), amount) {
+        match self.tallies.add(caller, handle.as_deref(), amount).await {
             Ok((total, handle)) => self.tallied(total, handle),
-            Err(NotAdded::Handle(refused)) => Ok(bad_handle(refused)),
-            Err(NotAdded::TooLarge) => {
-                Ok(failure("the total would be larger than 9007199254740991; nothing was added"))
-            }
+            Err(reason) => Ok(no_total(&reason)),
         }
     }
 
@@ -272,7 +269,7 @@ impl Server {
         ),
         output_schema = schema_for_output::<Tally>()
     )]
-    fn reset_tally(
+    async fn reset_tally(
         &self,
         Parameters(Reset { handle }): Parameters<Reset>,
         RequestState(state): RequestState,
@@ -280,9 +277,9 @@ impl Server {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let caller = principal(&context, self.principal_header.as_ref())?;
-        let total = match self.tallies.read(caller, &handle) {
+        let total = match self.tallies.read(caller, &handle).await {
             Ok(total) => total,
-            Err(refused) => return Ok(bad_handle(refused).into()),
+            Err(reason) => return Ok(no_total(&reason).into()),
         };
         if context.protocol_version().is_none_or(|version| version < ProtocolVersion::V_2026_07_28) {
             return Ok(failure(
@@ -304,10 +301,10 @@ impl Server {
             (None, _) => None,
         };
         match answer {
-            Some(true) => {
-                let anew = Total::default();
-                self.tallied(anew, self.tallies.handle(caller, anew)).map(Into::into)
-            }
+            Some(true) => match self.tallies.anew(caller).await {
+                Ok((nought, handle)) => self.tallied(nought, handle).map(Into::into),
+                Err(reason) => Ok(no_total(&reason).into()),
+            },
             Some(false) => self.tallied(total, handle).map(Into::into),
             None => {
                 let state = self.tallies.question(caller, &handle);
@@ -392,8 +389,16 @@ pub(super) fn failure(why: impl Into<String>) -> CallToolResult {
     CallToolResult::error(vec![ContentBlock::text(why)])
 }
 
-fn bad_handle(refused: keys::Refused) -> CallToolResult {
-    failure(format!("this handle {refused}; call tally without a handle to begin anew"))
+fn no_total(reason: &NotAdded) -> CallToolResult {
+    match reason {
+        NotAdded::Handle(refused) => {
+            failure(format!("this handle {refused}; call tally without a handle to begin anew"))
+        }
+        NotAdded::TooLarge => failure("the total would be larger than 9007199254740991; nothing was added"),
+        NotAdded::Away => failure(
+            "the tallies cannot be reached now; the same call again, with the same handle, adds once at most",
+        ),
+    }
 }
 
 fn bad_state(refused: keys::Refused) -> ErrorData {

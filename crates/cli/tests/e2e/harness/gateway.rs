@@ -39,12 +39,30 @@ impl Gateway {
         Self::start_in(state, &["--config", file.to_str().expect("a path in UTF-8")])
     }
 
+    /// Starts a gateway in front of `upstream` with more in its environment (`NAME=VALUE`).
+    pub(crate) fn in_environment(environment: &[&str], upstream: &str, arguments: &[&str]) -> Self {
+        let state = tempfile::tempdir().expect("a state directory");
+        Self::start_by(environment, state, &[&[upstream], arguments].concat())
+    }
+
     fn start_in(state: TempDir, arguments: &[&str]) -> Self {
+        Self::start_by(&[], state, arguments)
+    }
+
+    fn start_by(environment: &[&str], state: TempDir, arguments: &[&str]) -> Self {
         let listen = format!("127.0.0.1:{}", free_port());
         let state_dir = state.path().to_str().expect("a path in UTF-8");
-        let mut all = vec!["serve", "--listen", &listen, "--state-dir", state_dir];
+        let mut all = environment.to_vec();
+        all.extend([
+            env!("CARGO_BIN_EXE_throughline"),
+            "serve",
+            "--listen",
+            &listen,
+            "--state-dir",
+            state_dir,
+        ]);
         all.extend(arguments);
-        let process = Process::start("gateway", env!("CARGO_BIN_EXE_throughline"), &all);
+        let process = Process::start("gateway", "env", &all);
         let mut gateway = Self { process, base: format!("http://{listen}"), state };
         gateway.wait_until_ready();
         gateway

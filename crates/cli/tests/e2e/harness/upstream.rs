@@ -73,28 +73,44 @@ impl Upstream {
 
     /// The fixture on the official TypeScript SDK, version 1.
     pub(crate) fn typescript1() -> Self {
-        Self::typescript("1")
+        Self::typescript("1", "dual")
     }
 
     /// The fixture on the official TypeScript SDK, version 2, which speaks the modern era too.
     pub(crate) fn typescript2() -> Self {
-        Self::typescript("2")
+        Self::typescript("2", "dual")
     }
 
-    fn typescript(version: &str) -> Self {
+    /// The same, which refuses clients of the era before.
+    pub(crate) fn typescript_modern() -> Self {
+        Self::typescript("2", "modern")
+    }
+
+    fn typescript(version: &str, era: &str) -> Self {
         let port = free_port();
         let mut command = node::fixture("peers", "counter_server.cjs");
-        command.extend([version.into(), "--port".into(), port.to_string().into()]);
+        command.extend([
+            version.into(),
+            "--port".into(),
+            port.to_string().into(),
+            "--era".into(),
+            era.into(),
+        ]);
         let name = format!("upstream (typescript{version})");
         Self::start(Process::start(&name, &command[0], &command[1..]), port)
     }
 
     /// `@modelcontextprotocol/server-everything`, whose tools are others.
     pub(crate) fn everything() -> Self {
+        Self::everything_over("streamableHttp")
+    }
+
+    /// The same over another transport of its: `sse`, HTTP with SSE.
+    pub(crate) fn everything_over(transport: &str) -> Self {
         let port = free_port();
         let mut command = node::dependency("peers", "@modelcontextprotocol/server-everything/dist/index.js");
         command.insert(1, format!("PORT={port}").into());
-        command.push("streamableHttp".into());
+        command.push(transport.into());
         Self::start(Process::start("upstream (everything)", &command[0], &command[1..]), port)
     }
 
@@ -127,6 +143,11 @@ impl Upstream {
         format!("{}/mcp", self.base)
     }
 
+    /// Where clients of HTTP with SSE reach it, if they do.
+    pub(crate) fn sse_url(&self) -> String {
+        format!("{}/sse", self.base)
+    }
+
     /// Where it is, without a path.
     pub(crate) fn base(&self) -> String {
         self.base.clone()
@@ -135,6 +156,11 @@ impl Upstream {
     /// Kills it, and with it all its sessions.
     pub(crate) fn kill9(&mut self) {
         self.process.kill9();
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn terminate(&mut self) {
+        assert!(self.process.terminate(), "it ends well");
     }
 
     /// Starts it again after [`Upstream::kill9`].

@@ -9,6 +9,7 @@ pub(super) fn program() -> Route {
         environment: vec![("A".into(), "b=c".into())],
         directory: Some("/srv".into()),
         processes: 3,
+        shared: true,
     };
     Route { command: Some(command), ..Route::new("program", vec![Uri::from_static(COMMAND_URL)]) }
 }
@@ -22,6 +23,7 @@ pub(super) fn files_of_every_key() -> Route {
         upstream: ["https://files.internal/x?y=1", "https://files-2.internal/x"]
             .map(Uri::from_static)
             .to_vec(),
+        transport: Transport::Sse,
         resolve: Resolve::All,
         probe: Some(Duration::from_secs(7)),
         ca: Some("/etc/ca.pem".into()),
@@ -47,9 +49,12 @@ pub(super) fn files_of_every_key() -> Route {
         forward_headers: vec![HeaderName::from_static("x-tenant")],
         forward_authorization: true,
         mode: Mode::Stateless,
+        state: KeptBy::Handle,
+        state_argument: "notebook".into(),
         anonymous: Anonymous::Shared,
         answers: Answers::Json,
         strict_headers: false,
+        cache: Cache { lists: Some(Duration::from_secs(90)), shared: true },
         on_store_miss: OnStoreMiss::NotFound,
         on_store_failure: OnStoreFailure::Refuse,
         unsafe_after_loss: UnsafeAfterLoss::Refuse,

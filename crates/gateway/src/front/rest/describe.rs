@@ -67,7 +67,7 @@ pub(super) fn document(app: &App, arrived: &Arrived, document: Document, tools: 
         "description": "The tools of a server for the Model Context Protocol, each as an operation.",
     });
     let errors = arrived.route.config.rest.tool_errors;
-    let mut taken = HashSet::from(["listTools".to_owned()]);
+    let mut taken = HashSet::from(["listTools", "getResult", "cancelCall"].map(str::to_owned));
     let profile = match document {
         Document::OpenApi => &OPENAPI_3_1,
         Document::Swagger => &SWAGGER_2_0,
@@ -132,6 +132,7 @@ fn openapi(
                 json!({ "description": "The tool says that it failed.", "content": content(schema("Failure")) }),
             );
         }
+        responses.insert("202".to_owned(), json!({ "$ref": "#/components/responses/Running" }));
         responses.insert("default".to_owned(), error());
         paths.insert(
             tool.path.clone(),
@@ -139,17 +140,23 @@ fn openapi(
                 "operationId": tool.operation,
                 "summary": tool.title,
                 "description": tool.description,
+                "parameters": [{ "$ref": "#/components/parameters/Prefer" }],
                 "requestBody": { "required": requires(&tool.input), "content": content(tool.input.clone()) },
                 "responses": responses,
             } }),
         );
     }
+    paths.insert("/calls/{id}".to_owned(), later(&error()));
     let mut document = json!({
         "openapi": "3.1.0",
         "info": info,
         "servers": [{ "url": format!("{base}{below}") }],
         "paths": paths,
-        "components": { "schemas": shapes() },
+        "components": {
+            "schemas": shapes(),
+            "parameters": { "Prefer": prefer() },
+            "responses": { "Running": running() },
+        },
     });
     let token = json!({ "type": "http", "scheme": "bearer", "bearerFormat": "JWT" });
     if let Some((schemes, needed)) = security.said(token) {
@@ -157,6 +164,58 @@ fn openapi(
         document["security"] = needed;
     }
     document
+}
+
+/// What becomes of a call whose result is asked for later.
+fn later(error: &Value) -> Value {
+    let id = json!({ "name": "id", "in": "path", "required": true, "schema": { "type": "string" } });
+    let done = json!({
+        "description": "What the tool answered, as it would have been answered at once.",
+        "content": { "application/json": { "schema": { "type": "object" } } },
+    });
+    json!({
+        "parameters": [id],
+        "get": {
+            "operationId": "getResult",
+            "summary": "Get the result of a call that was to be asked for later",
+            "responses": {
+                "200": done,
+                "202": { "$ref": "#/components/responses/Running" },
+                "default": error,
+            },
+        },
+        "delete": {
+            "operationId": "cancelCall",
+            "summary": "Cancel such a call, or forget its result",
+            "responses": { "204": { "description": "It is forgotten." }, "default": error },
+        },
+    })
+}
+
+fn prefer() -> Value {
+    json!({
+        "name": "Prefer",
+        "in": "header",
+        "description": "respond-async: if the result is not there in time (wait=SECONDS, 0 without it), say where it will be.",
+        "schema": { "type": "string" },
+        "example": "respond-async, wait=10",
+    })
+}
+
+fn running() -> Value {
+    let location = json!({ "description": "Where the result will be.", "schema": { "type": "string" } });
+    let again =
+        json!({ "description": "Seconds until it is worth to ask.", "schema": { "type": "integer" } });
+    let body = json!({
+        "type": "object",
+        "properties": { "status": { "const": "running" }, "location": { "type": "string" } },
+        "required": ["status", "location"],
+    });
+    json!({
+        "description": "It runs.",
+        "headers": { "Location": location, "Retry-After": again },
+        "content": { "application/json": { "schema": body } },
+    })
 }
 
 fn swagger(

@@ -1,5 +1,7 @@
 //! What a REST request asks for: the message that an MCP client would have sent.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
@@ -13,11 +15,12 @@ use throughline_wire::{jsonrpc, method};
 
 use super::Asked;
 use super::describe::Document;
+use super::later;
 use crate::app::Core;
 use crate::classify::{self, Arrived, What};
 use crate::error::Fault;
 use crate::peer::Peer;
-use crate::urls::unescaped;
+use crate::urls::{parameter, unescaped};
 
 /// The member of a body, and the parameter of a query, that names a session.
 const SESSION_ID: &str = "sessionId";
@@ -31,10 +34,15 @@ pub(super) struct Call {
 }
 
 /// What is to become of the message's answer.
-#[derive(Clone, Copy)]
 pub(super) enum Wanted {
     /// A tool's result.
     Tool,
+    /// The same, now if it is there in this time, else later.
+    Later(Duration),
+    /// What became of a call that was to be asked for later.
+    Outcome(String),
+    /// That call's end.
+    Cancel(String),
     /// The result as it is.
     Result,
     /// All pages of a list; its member.
@@ -78,7 +86,8 @@ pub(super) async fn read(
             Ok((request(method::TOOLS_LIST, None), Wanted::Document(Document::Swagger)))
         }
         (&Method::POST, ["tools", name]) => {
-            Ok((request(method::TOOLS_CALL, Some(&with_arguments(&named(name)?, &body)?)), Wanted::Tool))
+            let wanted = later::preferred(&parts.headers).map_or(Wanted::Tool, Wanted::Later);
+            Ok((request(method::TOOLS_CALL, Some(&with_arguments(&named(name)?, &body)?)), wanted))
         }
         (&Method::POST, ["prompts", name]) => {
             Ok((request(method::PROMPTS_GET, Some(&with_arguments(&named(name)?, &body)?)), Wanted::Result))
@@ -99,6 +108,8 @@ pub(super) async fn read(
         }
         (&Method::POST, ["message"]) => Ok((message(&body, &mut parts.headers)?, Wanted::Message)),
         (&Method::DELETE, ["session"]) => Ok((Bytes::new(), Wanted::End)),
+        (&Method::GET, ["calls", id]) => Ok((Bytes::new(), Wanted::Outcome(named(id)?))),
+        (&Method::DELETE, ["calls", id]) => Ok((Bytes::new(), Wanted::Cancel(named(id)?))),
         (_, segments) => Err(nothing_there(segments)),
     };
     let (message, wanted) = what?;
@@ -113,6 +124,7 @@ pub(super) async fn read(
     }
     let what = match wanted {
         Wanted::End => What::Close,
+        Wanted::Outcome(_) | Wanted::Cancel(_) => What::Listen(None),
         _ => classify::what(app, message)?,
     };
     let arrived = classify::made(core, asked.route, peer, parts, what).await?;
@@ -126,6 +138,7 @@ fn nothing_there(segments: &[&str]) -> Fault {
         | ["resources", "templates"] => Fault::Method("GET"),
         ["resources", "read"] => Fault::Method("GET, POST"),
         ["session"] => Fault::Method("DELETE"),
+        ["calls", _] => Fault::Method("GET, DELETE"),
         _ => Fault::NoRoute,
     }
 }
@@ -211,10 +224,4 @@ fn hold(headers: &mut HeaderMap, id: &str) -> Result<(), Fault> {
     let id = HeaderValue::from_str(id).map_err(|_| Fault::SessionUnknown)?;
     headers.insert(HeaderName::from_static(MCP_SESSION_ID), id);
     Ok(())
-}
-
-/// A parameter of a query.
-fn parameter(query: &str, name: &str) -> Option<String> {
-    let value = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(found, _)| *found == name)?.1;
-    unescaped(&value.replace('+', " "))
 }

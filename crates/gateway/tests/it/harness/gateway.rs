@@ -19,7 +19,7 @@ use super::upstream::Upstream;
 /// How far a test has moved its clock; the function in [`Effects`] is one for each number.
 pub(crate) struct Clock<const N: usize>;
 
-static AHEAD: [AtomicU64; 16] = [const { AtomicU64::new(0) }; 16];
+static AHEAD: [AtomicU64; 32] = [const { AtomicU64::new(0) }; 32];
 
 impl<const N: usize> Clock<N> {
     /// Effects whose clock this test moves. Each test takes another `N`.
