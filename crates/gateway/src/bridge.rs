@@ -7,6 +7,7 @@
 
 mod conversation;
 mod front;
+mod handle;
 mod level;
 pub mod parked;
 mod reading;
@@ -28,16 +29,18 @@ use throughline_wire::bridge::to_legacy::state::{State, Waits};
 use throughline_wire::version::ProtocolVersion;
 use throughline_wire::{jsonrpc, method};
 
-use crate::app::Core;
+use crate::app::{Core, Route};
 use crate::classify::{Arrived, Held};
+use crate::config::Cache;
 use crate::error::{Fault, Modern};
 use crate::initialize::{self, InitializeParams};
 use crate::outlet::EventId;
 use crate::reply::{self, ReplyBody};
-use crate::session;
+use crate::session::{self, Kind};
 use crate::upstream::JSON;
 
 use conversation::{Conversation, Source};
+use handle::Handle;
 use state::Sealing;
 
 /// Longest version that is repeated in a refusal, in characters.
@@ -77,6 +80,18 @@ fn is_removed(method: &str) -> bool {
     )
 }
 
+/// For how long a client may keep what this method answers, as the route has it.
+fn caching(route: &Route, method: &str) -> Caching {
+    let Cache { lists, shared } = route.config.cache;
+    match lists {
+        // What stands in a resource is nobody's to say.
+        Some(lists) if method != method::RESOURCES_READ => {
+            Caching { ttl_ms: session::millis(lists), public: shared && !lists.is_zero() }
+        }
+        _ => Caching::default(),
+    }
+}
+
 fn params(why: &impl std::fmt::Display) -> Fault {
     Fault::Modern(Modern::Params(why.to_string()))
 }
@@ -89,7 +104,8 @@ async fn discovered(
 ) -> Result<Response<ReplyBody>, Fault> {
     let params = Arc::new(InitializeParams::read(&asking.initialize_params())?);
     let said = initialize::result(core, &arrived.route, &arrived.caller, &params).await?;
-    let result = discover::result(&said, Caching::default()).map_err(|_| Fault::UpstreamGarbled)?;
+    let result = discover::result(&said, caching(&arrived.route, method::DISCOVER))
+        .map_err(|_| Fault::UpstreamGarbled)?;
     let body = jsonrpc::result(held.raw_id().unwrap_or("null"), &result);
     Ok(reply::whole(&core.app, StatusCode::OK, JSON, body))
 }
@@ -107,6 +123,7 @@ async fn converse(
             params(&"requestState was not given to this caller for this request, or has lapsed")
         })?),
     };
+    let (held, handle) = Handle::of(core, arrived, held)?;
     let (session, id, source, answered, known) = match state {
         Some(State { waits: Waits::Call { session, event, id, once, answered }, questions, .. }) => {
             let session = session::rejoined(core, arrived, RecordKey(session), once).await?;
@@ -120,12 +137,16 @@ async fn converse(
                 state::all_accepted(&questions, &asking.responses)?;
             }
             let params = InitializeParams::read(&asking.initialize_params())?;
-            let session = session::bridged(core, arrived, &params).await?;
+            let session = match &handle {
+                Some(handle) => session::opened(core, arrived, Kind::Bridged, handle.key, &params).await?,
+                None => session::bridged(core, arrived, &params).await?,
+            };
             (session, core.app.unique_id(), Source::Call, Vec::new(), BTreeMap::new())
         }
     };
     arrived.seen.session(&session);
-    let legacy = Rc::new(as_legacy(arrived, held, &id)?);
+    let handle = handle.map(|handle| handle.naming(&session));
+    let legacy = Rc::new(as_legacy(arrived, &held, &id)?);
     if let (Source::Call, Some(level)) = (&source, asking.level) {
         level::raise(core, &legacy, &session, level).await;
     }
@@ -143,6 +164,7 @@ async fn converse(
         responses: asking.responses.iter().map(|(key, raw)| (key.clone(), raw.to_vec())).collect(),
         capabilities: asking.capabilities.map(<[u8]>::to_vec),
         sealing,
+        handle,
         source,
         answered: answered.into_iter().collect(),
         known,

@@ -4,6 +4,7 @@
 //! [`recover`]; how the store and other replicas hear of it, and it of them, in `session/record.rs`.
 
 mod bridged;
+mod cancel;
 mod progress;
 mod record;
 mod table;
@@ -19,7 +20,8 @@ use throughline_wire::seal::SessionToken;
 use throughline_wire::version::{Era, ProtocolVersion};
 use tokio::sync::Notify;
 
-pub use bridged::{bridged, rejoined};
+pub use bridged::{bridged, opened, rejoined};
+pub use cancel::Cancellable;
 pub use progress::Awaited;
 pub use record::Updated;
 use record::{Known, Reading};
@@ -103,6 +105,7 @@ pub struct Session {
     read_at: AtomicU64,
     calls: Mutex<Vec<Call>>,
     awaited: Mutex<Vec<progress::Call>>,
+    waiting: Mutex<Vec<cancel::Waiting>>,
     used: AtomicU64,
     in_flight: AtomicU32,
     /// Of one that lasts for a request: others have to find it while that waits for its client.
@@ -158,6 +161,7 @@ impl Session {
             read_at: AtomicU64::new(record::STALE),
             calls: Mutex::new(Vec::new()),
             awaited: Mutex::new(Vec::new()),
+            waiting: Mutex::new(Vec::new()),
             used: AtomicU64::new(app.effects.now().0),
             in_flight: AtomicU32::new(0),
             kept: AtomicBool::new(false),

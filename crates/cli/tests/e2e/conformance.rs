@@ -37,6 +37,26 @@ fn modern_to_modern() {
     compare("2026-07-28", 37, Upstream::conformance, &[]);
 }
 
+/// In front of a server of the legacy era alone, which asks for input by requests of its own.
+#[test]
+fn modern_to_legacy() {
+    let upstream = Upstream::conformance_of("legacy");
+    let gateway = Gateway::start(&upstream.url(), &[]);
+    let report = Report::of(&gateway.url(), "2026-07-28");
+    let required = required("2026-07-28");
+    assert_eq!(required.len(), 37, "{required:?}");
+    let troubles =
+        required.iter().filter_map(|scenario| Some((scenario.as_str(), report.trouble(scenario)?)));
+    let troubles: Vec<_> = troubles.collect();
+    println!("2026-07-28 at a legacy server: {} of 37 passed", 37 - troubles.len());
+    assert!(troubles.is_empty(), "{troubles:#?}\n{}", report.printed);
+    report.assert_substance();
+    let seen = arrived(&upstream);
+    assert!(
+        seen.contains("initialize") && seen.contains("tools/call test_input_required_result_multi_round")
+    );
+}
+
 #[test]
 fn legacy_to_legacy_over_three_replicas() {
     over_three_replicas(&Upstream::conformance());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use throughline_store::{Appended, Keep, Millis, StreamKey};
-use throughline_wire::bridge::to_legacy::answer::{self, Caching};
+use throughline_wire::bridge::to_legacy::answer;
 use throughline_wire::bridge::to_legacy::discover::server_info;
 use throughline_wire::bridge::to_legacy::input::{self, Question};
 use throughline_wire::bridge::to_legacy::notice::Hears;
@@ -22,7 +22,9 @@ use throughline_wire::{jsonrpc, method};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::caching;
 use super::front::{Ending, Out};
+use super::handle::{self, Handle};
 use super::reading::{Events, Reading};
 use super::state::Sealing;
 use crate::app::{Core, first};
@@ -67,6 +69,8 @@ pub(super) struct Conversation {
     pub(super) responses: BTreeMap<String, Vec<u8>>,
     pub(super) capabilities: Option<Vec<u8>>,
     pub(super) sealing: Sealing,
+    /// What the client names the session's state by, where it does.
+    pub(super) handle: Option<Handle>,
     pub(super) source: Source,
     /// Ids of questions that have been answered.
     pub(super) answered: BTreeSet<String>,
@@ -388,8 +392,13 @@ impl Conversation {
             Outcome::Result(at) => {
                 let said = self.arrived.route.initialize.last();
                 let info = said.as_deref().and_then(server_info);
-                let result = answer::result(&data[at.clone()], method, Caching::default(), info);
+                let result =
+                    answer::result(&data[at.clone()], method, caching(&self.arrived.route, method), info);
                 let result = result.unwrap_or_else(|_| data[at.clone()].to_vec());
+                let result = match &self.handle {
+                    Some(handle) => handle.given(&self.core, &self.arrived, &result),
+                    None => handle::offered(&self.arrived, method, result),
+                };
                 Ending::Response(status, under(at, &result))
             }
             Outcome::Error(at) => {

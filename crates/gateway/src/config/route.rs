@@ -54,6 +54,9 @@ pub struct Route {
     /// `state`: what state of a server that speaks older revisions is kept by, for clients of 2026-07-28. Default
     /// [`KeptBy::Principal`].
     pub state: KeptBy,
+    /// `state_argument`: what the argument is called that brings a handle, where state is kept by handles. Default
+    /// `session`.
+    pub state_argument: String,
     /// `anonymous`: what callers without credentials and session id have in common. Default
     /// [`Anonymous::Isolated`] in a file, [`Anonymous::Shared`] without one;
     /// ask [`Config::anonymous_callers_share`](super::Config::anonymous_callers_share).
@@ -108,6 +111,7 @@ impl Route {
             token: None,
             mode: Mode::Sessions,
             state: KeptBy::Principal,
+            state_argument: "session".to_owned(),
             anonymous: Anonymous::Isolated,
             answers: Answers::AsUpstream,
             strict_headers: true,
@@ -154,6 +158,8 @@ pub enum KeptBy {
     Principal,
     /// `"request"`: nothing; each request has a session of its own.
     Request,
+    /// `"handle"`: a handle that each result of a tool gives, and that further calls bring as an argument.
+    Handle,
 }
 
 /// What callers have in common that send neither credentials nor a session id.

@@ -145,8 +145,11 @@ const ROUTE: &[Key<Route>] = &[
         f.choice(&mut r.mode, &[("sessions", Mode::Sessions), ("stateless", Mode::Stateless)]);
     }),
     Key::new("state", |r, f| {
-        f.choice(&mut r.state, &[("principal", KeptBy::Principal), ("request", KeptBy::Request)]);
+        let choices =
+            [("principal", KeptBy::Principal), ("request", KeptBy::Request), ("handle", KeptBy::Handle)];
+        f.choice(&mut r.state, &choices);
     }),
+    Key::new("state_argument", |r, f| f.parsed(&mut r.state_argument, "a name", value::tool_name)),
     Key::new("anonymous", |r, f| {
         f.choice(&mut r.anonymous, &[("shared", Anonymous::Shared), ("isolated", Anonymous::Isolated)]);
     }),

@@ -154,7 +154,8 @@ headers = { X-Team = "search", x-key = { env = "KEY" } }
 forward_headers = ["X-Tenant"]
 forward_authorization = true
 mode = "stateless"
-state = "request"
+state = "handle"
+state_argument = "notebook"
 anonymous = "shared"
 answers = "json"
 strict_headers = false

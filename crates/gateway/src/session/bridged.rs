@@ -26,18 +26,33 @@ pub async fn bridged(
     params: &InitializeParams,
 ) -> Result<Arc<Session>, Fault> {
     let app = &core.app;
-    if app.store.trouble().is_some() {
-        store_away(arrived)?;
-    }
     let config = &arrived.route.config;
     let (kind, key) = match arrived.caller.continuity {
-        Continuity::Keyed(key) if config.mode == Mode::Sessions && config.state == KeptBy::Principal => {
+        Continuity::Keyed(key) if config.mode == Mode::Sessions && config.state != KeptBy::Request => {
             // What a server asks, and what it offers, may depend on what its client can do.
             let capabilities = params.raw_capabilities();
             (Kind::Bridged, RecordKey(first(&app.keys.digest("bridged", &[&key.0, capabilities]))))
         }
         _ => (Kind::Once, RecordKey(app.effects.bytes())),
     };
+    opened(core, arrived, kind, key, params).await
+}
+
+/// The session of this key, or a new one.
+///
+/// # Errors
+/// As where a legacy client's session is found.
+pub async fn opened(
+    core: &Rc<Core>,
+    arrived: &Arrived,
+    kind: Kind,
+    key: RecordKey,
+    params: &InitializeParams,
+) -> Result<Arc<Session>, Fault> {
+    let app = &core.app;
+    if app.store.trouble().is_some() {
+        store_away(arrived)?;
+    }
     if let Some(session) = app.sessions.get(&key) {
         if app.effects.now() < session.expires {
             confirm(core, arrived, &session).await?;

@@ -1,6 +1,7 @@
 //! Clients of 2026-07-28 at a server that speaks older revisions: the gateway is a legacy client for them.
 
 mod asker;
+mod handles;
 mod input;
 mod listening;
 mod waiting;
@@ -215,7 +216,7 @@ fn results_and_errors_are_those_of_the_revision() {
     assert_eq!((told.status, told.body.len()), (202, 0));
     for (params, why) in [
         (r#""inputResponses":null"#, "inputResponses"),
-        (r#""inputResponses":{"a":12345}"#, "inputResponses"),
+        (r#""inputResponses":[]"#, "inputResponses"),
         (r#""requestState":"garbage""#, "requestState"),
         (r#""requestState":7"#, "requestState"),
     ] {
@@ -224,6 +225,28 @@ fn results_and_errors_are_those_of_the_revision() {
         assert!(answer.text().contains(why), "{}", answer.text());
     }
     assert_eq!(upstream.methods(), ["no/such"]);
+}
+
+#[test]
+fn a_route_says_for_how_long_lists_may_be_kept() {
+    let upstream = Upstream::start();
+    let file = "[upstream]\nurl = \"UPSTREAM\"\nanonymous = \"shared\"\ncache.lists = \"60s\"\ncache.shared = true\n";
+    let gateway = Gw::start_file(&upstream, file);
+    let client = Modern::new(&gateway);
+    let list = client.ask("tools/list", "").json()["result"].clone();
+    assert_eq!((&list["ttlMs"], &list["cacheScope"]), (&json!(60_000), &json!("public")));
+    let again = client.clone().declaring("{}").ask("tools/list", "").json()["result"].clone();
+    assert!(again["ttlMs"].as_u64().unwrap() <= 60_000, "{again}");
+    assert_eq!(upstream.count("tools/list"), 1);
+
+    let gateway = Gw::start_file(&upstream, &file.replace("cache.shared = true\n", ""));
+    let client = Modern::new(&gateway);
+    for _ in 0..2 {
+        let list = client.ask("tools/list", "").json()["result"].clone();
+        assert_eq!(list["cacheScope"], "private");
+        client.clone().declaring("{}").ask("tools/list", "");
+    }
+    assert_eq!(upstream.count("tools/list"), 3, "kept for each that the server may tell apart");
 }
 
 #[test]

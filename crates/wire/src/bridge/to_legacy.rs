@@ -3,10 +3,11 @@
 //! The bridge is a legacy client toward the server: [`request`] says what such a client would have sent, [`answer`] what
 //! the modern client is to get of the answer, [`input`] how the server's questions become an `input_required` result,
 //! [`notice`] which notifications are for whom, [`discover`] what the server is, and [`subscription`] what a
-//! `subscriptions/listen` stream carries. [`state`] is what the gateway has to know again when the client comes back.
+//! `subscriptions/listen` stream carries. [`handle`] is how a client may name state explicitly. [`state`] is what the gateway has to know again when the client comes back.
 
 pub mod answer;
 pub mod discover;
+pub mod handle;
 pub mod input;
 pub mod notice;
 pub mod request;

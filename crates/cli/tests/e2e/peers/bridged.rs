@@ -1,72 +1,73 @@
-//! Clients of one era at servers of the other, on every SDK: they list, count, wait, and are asked, while either side is
-//! killed.
+//! Clients of the modern era in front of servers that speak older revisions only: the gateway is a legacy client for
+//! them, keeps their state, and brings them what the servers ask.
 
 use serde_json::json;
 
-use crate::harness::{Client, Gateway, Upstream};
+use super::modern::CLIENTS;
+use crate::harness::{Client, Gateway, MODERN, Upstream};
 
-/// Clients that speak 2026-07-28 where they find it.
-const MODERN: [(&str, &[&str]); 3] =
-    [("typescript2", &["--mode", "auto"]), ("mcp2", &["--mode", "auto"]), ("fastmcp", &[])];
-
-/// Clients that do not know it.
-const LEGACY: [(&str, &[&str]); 6] = [
-    ("typescript1", &[]),
-    ("typescript2", &["--mode", "legacy"]),
-    ("mcp1", &[]),
-    ("mcp2", &["--mode", "legacy"]),
-    ("mcp-remote", &[]),
-    ("langchain", &[]),
-];
-
-fn connect(name: &str, gateway: &Gateway, arguments: &[&str]) -> Client {
-    Client::connect(name, &gateway.url(), &[arguments, &["--answer", "sheep"]].concat())
-}
-
-/// What a client can do in any cell.
-fn lists_waits_and_is_asked(client: &mut Client, what: &str) {
-    let tools = client.run(json!({"do": "list"}))["done"].clone();
-    assert!(tools.as_array().is_some_and(|tools| tools.contains(&json!("increment"))), "{what}: {tools}");
-    client.call("sleep", json!({"ms": 150}));
-    let progress = client.event("notifications/progress")["progress"].as_f64();
-    assert_eq!(progress, Some(100.0), "{what}");
-    let answer = client.call("ask", json!({"question": what}));
-    assert_eq!(answer["content"], json!({"answer": "sheep"}), "{what}");
-    assert_eq!(client.event("elicitation/create")["message"], what);
+fn servers() -> [Upstream; 3] {
+    [Upstream::rmcp(), Upstream::typescript1(), Upstream::python1()]
 }
 
 #[test]
-fn modern_clients_count_on_at_legacy_servers() {
-    for mut upstream in [Upstream::typescript1(), Upstream::python1(), Upstream::rmcp()] {
-        for (name, arguments) in MODERN {
-            let mut gateway = Gateway::start(&upstream.url(), &[]);
-            let mut client = connect(name, &gateway, arguments);
-            for count in 1..=5 {
-                assert_eq!(client.increment(), count, "{name}");
+fn they_count_on_in_the_modern_era_through_kills() {
+    for mut upstream in servers() {
+        let mut gateway = Gateway::start(&upstream.url(), &[]);
+        for (name, arguments) in CLIENTS {
+            let mut client = Client::connect(name, &gateway.url(), arguments);
+            for round in 1..=10 {
+                assert_eq!(client.increment(), round, "{name}");
             }
+            let line = client.run(json!({"do": "list"}));
+            assert_eq!(line["session"], json!(null), "{name} holds no session: {line}");
             gateway.restart();
-            for count in 6..=10 {
-                assert_eq!(client.increment(), count, "{name}: the server's session is the same");
-            }
-            lists_waits_and_is_asked(&mut client, name);
+            assert_eq!(client.increment(), 11, "{name} after the gateway");
             upstream.restart();
-            assert_eq!(client.increment(), 1, "{name}: a new session of the server's");
-            lists_waits_and_is_asked(&mut client, name);
+            assert_eq!(
+                client.increment(),
+                1,
+                "{name} after the upstream: its counter is gone, the client is not"
+            );
+        }
+        let log = gateway.log();
+        assert!(log.contains(r#""era":"modern","kind":"bridged""#), "{log}");
+        assert!(!log.contains(r#""method":"initialize""#), "nobody fell back: {log}");
+    }
+}
+
+#[test]
+fn they_are_asked_by_a_result_for_what_a_server_asks_by_a_request() {
+    for mut upstream in servers() {
+        let mut gateway = Gateway::start(&upstream.url(), &[]);
+        for (name, arguments) in CLIENTS {
+            let mut client =
+                Client::connect(name, &gateway.url(), &[arguments, &["--answer", "sheep"]].concat());
+            for disaster in ["nothing", "upstream", "gateway"] {
+                match disaster {
+                    "upstream" => upstream.restart(),
+                    "gateway" => gateway.restart(),
+                    _ => {}
+                }
+                let answer = client.call("ask", json!({"question": disaster}));
+                assert_eq!(answer["content"], json!({"answer": "sheep"}), "{name} after {disaster}");
+                assert_eq!(client.event("elicitation/create")["message"], disaster, "{name}");
+            }
         }
     }
 }
 
 #[test]
-fn legacy_clients_work_at_modern_servers() {
-    let mut upstream = Upstream::typescript_modern();
-    for (name, arguments) in LEGACY {
-        let mut gateway = Gateway::start(&upstream.url(), &[]);
-        let mut client = connect(name, &gateway, arguments);
-        assert_eq!((client.increment(), client.increment()), (1, 1), "{name}: no state in the modern era");
-        lists_waits_and_is_asked(&mut client, name);
-        gateway.restart();
-        lists_waits_and_is_asked(&mut client, name);
-        upstream.restart();
-        lists_waits_and_is_asked(&mut client, name);
+fn their_models_are_asked_too() {
+    let upstream = Upstream::conformance_of("legacy");
+    let gateway = Gateway::start(&upstream.url(), &[]);
+    // FastMCP's client declares what its callbacks can do in another way.
+    for (name, arguments) in CLIENTS.into_iter().filter(|(name, _)| *name != "fastmcp") {
+        let mut client = Client::connect(name, &gateway.url(), &[arguments, &["--answer", "Paris"]].concat());
+        let arguments = json!({"prompt": "What is the capital of France?"});
+        let line = client.run(json!({"do": "call", "name": "test_sampling", "arguments": arguments}));
+        assert_eq!(line["done"]["content"][0]["text"], "LLM response: Paris", "{name}: {line}");
+        client.event("sampling/createMessage");
     }
+    assert!(gateway.log().contains(MODERN) || gateway.log().contains(r#""era":"modern""#));
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::harness::{Client, Gateway, Upstream};
 
 /// How each of them is told to ask.
-const CLIENTS: [(&str, &[&str]); 3] =
+pub(super) const CLIENTS: [(&str, &[&str]); 3] =
     [("fastmcp", &[]), ("typescript2", &["--mode", "auto"]), ("mcp2", &["--mode", "auto"])];
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::{come_back, data, event, newest, note, rest, result, resume, tap};
-use crate::harness::{Answer, Gw, Session, Upstream, call, refused};
+use crate::harness::{Answer, Gw, Session, Upstream, call, refused, request};
 
 #[test]
 fn an_answer_that_is_cut_off_goes_on_where_it_was() {
@@ -378,4 +378,22 @@ fn an_upstream_waits_for_a_client_that_is_away_and_nothing_is_lost() {
         }
     }
     assert_eq!(count, EVENTS);
+}
+
+#[test]
+fn a_call_that_is_cancelled_before_its_answer_begins_is_let_go() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    // As many servers do, this one does not answer what was cancelled.
+    let gate = upstream.hold(|request| request.tool() == "work");
+    let session = newest(&gateway);
+    let waiting = session.client.begin("POST", call("7", "work"));
+    upstream.wait_for("tools/call", 1);
+    let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}"#;
+    assert_eq!(session.post(cancel).status, 202);
+    let answer = waiting.answer().whole();
+    assert_eq!((answer.status, &answer.json()["id"]), (400, &7.into()));
+    assert_eq!(upstream.of("notifications/cancelled")[0].json()["params"]["requestId"], 7);
+    gate.open();
+    assert_eq!(session.post(request("8", "ping", "{}")).status, 200, "the session goes on");
 }

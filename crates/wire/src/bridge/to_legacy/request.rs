@@ -36,8 +36,8 @@ pub enum BadParams {
     /// `logLevel` names no level (2026-07-28, Logging, "Error Handling").
     #[error("_meta names an unknown log level")]
     Level,
-    /// `inputResponses` is no object of objects, or has too many members (Multi Round-Trip Requests, "Error Handling").
-    #[error("inputResponses must be an object of results")]
+    /// `inputResponses` is no object, or has too many members (Multi Round-Trip Requests, "Error Handling").
+    #[error("inputResponses must be an object with a result for each question")]
     Responses,
     /// `requestState` is no string.
     #[error("requestState must be the string that the server gave")]
@@ -116,9 +116,10 @@ fn responses(raw: &[u8]) -> Result<Responses<'_>, BadParams> {
         each_member(raw, |member| {
             let value = &raw[member.value.clone()];
             let key = member.name(raw).and_then(|name| String::from_utf8(name.into_owned()).ok());
-            whole &= value.first() == Some(&b'{')
-                && key.is_some_and(|key| responses.insert(key, value).is_none())
-                && responses.len() <= MAX_RESPONSES;
+            // What is no result is none: its question is asked again.
+            if let Some(key) = key.filter(|_| value.first() == Some(&b'{')) {
+                whole &= responses.insert(key, value).is_none() && responses.len() <= MAX_RESPONSES;
+            }
         })?;
     }
     if whole { Ok(responses) } else { Err(BadParams::Responses) }
@@ -198,6 +199,8 @@ mod tests {
             r#"{"protocolVersion":"2025-11-25","capabilities":{"sampling":{}},"clientInfo":{"name":"unknown","version":"0"}}"#
         );
         assert_eq!(Asking::read(None), Ok(Asking::default()));
+        let dropped = Asking::read(Some(br#"{"inputResponses":{"a":1,"b":{}}}"#)).unwrap();
+        assert_eq!(dropped.responses.keys().collect::<Vec<_>>(), ["b"]);
     }
 
     #[test]
@@ -207,7 +210,6 @@ mod tests {
             (r#"{"_meta":{"io.modelcontextprotocol/logLevel":3}}"#, BadParams::Level),
             (r#"{"inputResponses":null}"#, BadParams::Responses),
             (r#"{"inputResponses":[]}"#, BadParams::Responses),
-            (r#"{"inputResponses":{"a":1}}"#, BadParams::Responses),
             (r#"{"inputResponses":{"a":{},"\u0061":{}}}"#, BadParams::Responses),
             (r#"{"requestState":1}"#, BadParams::State),
         ] {
