@@ -17,7 +17,7 @@ COPY --from=build --chown=65532:65532 /state/ /var/lib/
 ENV THROUGHLINE_STATE_DIR=/var/lib/throughline
 USER 65532:65532
 EXPOSE 3000 8808
-# There is nothing in here to ask it with. Whoever runs it asks GET /healthz, and /readyz.
-HEALTHCHECK NONE
+# Asks /readyz where THROUGHLINE_LISTEN, PORT or the default says; with --listen elsewhere, or TLS, give it the URL.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["/usr/local/bin/throughline", "health"]
 ENTRYPOINT ["/usr/local/bin/throughline"]
 CMD ["reference"]

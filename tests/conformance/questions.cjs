@@ -1,7 +1,8 @@
 // The suite's tools, and its prompt, that ask the client something before they answer.
 //
 // Each is written once, as the modern era has it: a result that says which input is missing, and a second call
-// that brings it. Toward a legacy client the SDK asks by requests of its own and calls again itself.
+// that brings it. Toward a legacy client the SDK asks by requests of its own and calls again itself; what each request
+// is about then stands in its `_meta`, since a legacy request has no key.
 'use strict';
 
 const { CLIENT_CAPABILITIES_META_KEY, acceptedContent, inputRequired } = require('@modelcontextprotocol/server');
@@ -53,13 +54,23 @@ const sampled = answer => answer?.content?.text;
 const answered = answer =>
   answer && `action=${answer.action}, content=${JSON.stringify(answer.content ?? {})}`;
 
+/** A result that asks for input, for the era of the request that it answers. */
+const forEra = (result, request) => {
+  if (!request.envelope) {
+    for (const [key, asked] of Object.entries(result.inputRequests ?? {})) {
+      asked.params = { ...asked.params, _meta: { 'throughline/inputKey': key } };
+    }
+  }
+  return result;
+};
+
 /** Registers them; `seal` makes state that the client cannot change unnoticed. */
 exports.register = (server, seal) => {
   // `run` gives the text of the answer, or the result that asks for what it still needs.
   const tool = (name, description, run, inputSchema) => {
     const callback = async (args, ctx) => {
       const result = await run(ctx.mcpReq, ctx.mcpReq.inputResponses ?? {}, args);
-      return typeof result === 'string' ? { content: [text(result)] } : result;
+      return typeof result === 'string' ? { content: [text(result)] } : forEra(result, ctx.mcpReq);
     };
     server.registerTool(
       name,
@@ -101,9 +112,12 @@ exports.register = (server, seal) => {
     const name = acceptedContent(responses, 'user_name')?.name;
     return name ? `Hello, ${name}!` : ask({ user_name: askName() });
   });
-  tool('test_missing_capability', 'Cannot work without sampling', (_, { sample }) =>
-    sampled(sample) ?? ask({ sample: sampling('Say something') }),
-  );
+  tool('test_missing_capability', 'Cannot work without sampling', (request, { sample }) => {
+    const { method, params } = sampling('Say something');
+    // Like many a legacy server, it asks without a look at what the client has declared; the SDK would not.
+    if (!request.envelope) return request.send({ method, params }).then(sampled);
+    return sampled(sample) ?? ask({ sample: sampling('Say something') });
+  });
 
   tool('test_input_required_result_elicitation', 'Needs a name', (_, responses) => {
     const name = acceptedContent(responses, 'user_name')?.name;
@@ -166,7 +180,8 @@ exports.register = (server, seal) => {
     ctx => {
       const context = acceptedContent(ctx.mcpReq.inputResponses ?? {}, 'user_context')?.context;
       if (context) return { messages: [{ role: 'user', content: text(`Use this context: ${context}`) }] };
-      return ask({ user_context: form('What context should the prompt use?', { context: { type: 'string' } }) });
+      const user_context = form('What context should the prompt use?', { context: { type: 'string' } });
+      return forEra(ask({ user_context }), ctx.mcpReq);
     },
   );
 };

@@ -56,8 +56,9 @@ def only(name):
 assert only("FROM") == "gcr.io/distroless/cc-debian12:nonroot", "look again at what is in the base image"
 user, group = map(int, only("USER").split(":"))
 assert user > 0 and group > 0, "runs as root"
-# What a HEALTHCHECK would run is not in the image.
-assert only("HEALTHCHECK") == "NONE"
+healthcheck = only("HEALTHCHECK")
+health = json.loads(healthcheck[healthcheck.index("CMD ") + 4:])
+assert health[0] == json.loads(only("ENTRYPOINT"))[0], "the image has no other program to ask with"
 entrypoint, command = json.loads(only("ENTRYPOINT")), json.loads(only("CMD"))
 environment = dict(pair.split("=", 1) for pair in only("ENV").split())
 assert dict(build)["FROM"].endswith(" AS build")
@@ -126,6 +127,11 @@ def run(variables, arguments):
         return subprocess.Popen(inside(arguments), env={**environment, **variables}, stdout=said, stderr=said)
 
 
+def asked(variables):
+    """What HEALTHCHECK runs, in the environment of the container."""
+    return subprocess.run(inside(health[1:]), env={**environment, **variables}, capture_output=True)
+
+
 def status(port, path, host):
     asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Host": host})
     if path == "/mcp":
@@ -179,6 +185,8 @@ try:
         said = Path(f"/proc/{running[-1].pid}/status").read_text()
         assert re.search(rf"^Uid:\s+{user}\s+{user}", said, re.M), "does not run as the user"
     assert "first" in str(call(reference_port))
+    assert asked(variables).returncode == 0, "HEALTHCHECK finds it ill"
+    assert asked({"PORT": str(free_port())}).returncode == 1, "HEALTHCHECK finds what is not there"
     assert status(reference_port, "/mcp", "app-staging.azurewebsites.net") == 200
     assert status(reference_port, "/mcp", "attacker.example") == 403
 
@@ -196,6 +204,7 @@ try:
     running.append(run(variables, upstream))
     answers(running[-1], gateway_port, "/healthz")
     answers(running[-1], gateway_port, "/readyz")
+    assert asked(variables).returncode == 0, "HEALTHCHECK finds it ill"
     assert "first" in str(call(gateway_port))
     assert status(gateway_port, "/mcp", "app.azurewebsites.net") == 200
     assert status(gateway_port, "/mcp", "attacker.example") == 403

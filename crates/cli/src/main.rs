@@ -8,6 +8,7 @@ mod connector;
 mod demo;
 mod doctor;
 mod endpoint;
+mod health;
 mod instance;
 mod keys;
 mod load;
@@ -57,6 +58,8 @@ enum Command {
     Connector(connector::Arguments),
     /// Say what an MCP server is, and what each kind of client will meet there.
     Doctor(doctor::Arguments),
+    /// Say whether a server is ready, by the exit code: for containers.
+    Health(health::Arguments),
     /// See the sessions of a running gateway, and remove them.
     Sessions(sessions::Arguments),
     /// Make a key ring, or a new key in one.
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::CheckConfig(arguments) => serve::check(&arguments),
         Command::Connector(arguments) => connector::run(&arguments),
         Command::Doctor(arguments) => return doctor::run(&arguments),
+        Command::Health(arguments) => health::run(arguments),
         Command::Sessions(arguments) => sessions::run(arguments),
         Command::Keys(arguments) => keys::run(arguments),
         Command::Completions(arguments) => manual::completions(&arguments),

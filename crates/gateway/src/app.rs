@@ -13,6 +13,8 @@ use throughline_telemetry::Tracer;
 use tokio::sync::watch;
 
 use crate::account::Accounts;
+use crate::bridge::parked::Parked;
+use crate::bridge::subscriptions::Hubs;
 use crate::config::{self, Config};
 use crate::deadlines::Deadlines;
 use crate::effects::Effects;
@@ -84,6 +86,10 @@ pub struct App {
     pub bridges: Mutex<Vec<Standing>>,
     /// Calls that go on without their client.
     pub detached: Arc<AtomicUsize>,
+    /// Calls that wait for what their client has to be asked.
+    pub parked: Parked,
+    /// Who listens in sessions whose clients hold no id of them.
+    pub hubs: Hubs,
     /// How much is being answered.
     pub room: Room,
     stopping: watch::Sender<bool>,
@@ -171,6 +177,8 @@ impl App {
             history: Mutex::default(),
             bridges: Mutex::default(),
             detached: Arc::default(),
+            parked: Parked::default(),
+            hubs: Hubs::default(),
             room: Room::default(),
             metrics: Metrics::new(effects.now()),
             stopping: watch::Sender::new(false),

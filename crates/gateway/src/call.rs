@@ -63,7 +63,8 @@ pub async fn run(
             let (body, renamed) = Renamed::request(held, core.app.unique_id())?;
             (Bytes::from(body), Some(renamed))
         }
-        Kind::Issued | Kind::Isolated => (held.body.clone(), None),
+        // The bridge has given it an id of its own.
+        Kind::Issued | Kind::Isolated | Kind::Bridged | Kind::Once => (held.body.clone(), None),
     };
     let in_flight = session.begin(core, &arrived.caller, renamed.as_ref().map(Renamed::ids));
     let awaited = session.await_progress(held);
@@ -81,7 +82,7 @@ pub async fn run(
         restore::remember(core, session, step, &looked.message()).await;
     }
     let translate = match (session.kind, renamed) {
-        (Kind::Issued, _) => Translate::Tagged(Tagger::new(&core.app, &bound)),
+        (Kind::Issued | Kind::Bridged | Kind::Once, _) => Translate::Tagged(Tagger::new(&core.app, &bound)),
         (_, Some(renamed)) => Translate::Renamed(renamed),
         (_, None) => Translate::Alone,
     };
@@ -265,13 +266,13 @@ pub async fn notify(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &A
         (Kind::Issued, method::PROGRESS) => tagger.inward_progress(held).map(Bytes::from),
         (Kind::Issued, _) => Some(held.body.clone()),
         (Kind::Keyed, method::CANCELLED) => cancel_unique(session, held).map(Bytes::from),
-        (Kind::Keyed, _) => Some(held.body.clone()),
+        (Kind::Keyed | Kind::Bridged | Kind::Once, _) => Some(held.body.clone()),
         (Kind::Isolated, _) => None,
     };
     if let Some(body) = body {
         deliver(core, arrived, session, &bound, body).await;
     }
-    if session.kind == Kind::Issued && &*held.method == method::CANCELLED {
+    if session.kind != Kind::Keyed && &*held.method == method::CANCELLED {
         cancel(core, session, held);
     }
 }
@@ -289,7 +290,8 @@ fn cancel(core: &Rc<Core>, session: &Session, held: &Held) {
 /// Passes a client's answer to a question of the server's on, if the question was asked in the present binding.
 pub async fn respond(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &Arc<Session>) {
     session.touch(core.app.effects.now());
-    let Some(bound) = recover::current(session).filter(|_| session.kind == Kind::Issued) else { return };
+    let can_be_asked = matches!(session.kind, Kind::Issued | Kind::Bridged | Kind::Once);
+    let Some(bound) = recover::current(session).filter(|_| can_be_asked) else { return };
     let tagger = Tagger::new(&core.app, &bound);
     match tagger.inward_response(held) {
         Some(body) => deliver(core, arrived, session, &bound, body.into()).await,

@@ -15,7 +15,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use throughline_wire::envelope::{self, Envelope, Limits, Message, Span};
 use throughline_wire::era::request_era;
-use throughline_wire::headers::{MCP_METHOD, MCP_NAME, MCP_PARAM_PREFIX, encode_value};
+use throughline_wire::headers::{MCP_METHOD, MCP_NAME, MCP_PARAM_PREFIX, MCP_PROTOCOL_VERSION, encode_value};
 use throughline_wire::version::{ASSUMED, Era, ProtocolVersion};
 use throughline_wire::{jsonrpc, method};
 use tokio::time::Instant;
@@ -105,6 +105,34 @@ impl Held {
     /// A notification that the gateway made; only its method counts.
     pub fn notification(method: &str) -> Self {
         Held { body: Bytes::new(), id: None, method: method.into(), params: None }
+    }
+
+    /// A response that the gateway made.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn response(body: Bytes) -> Result<Self, Fault> {
+        match Envelope::parse(&body, &Limits::ANY_DEPTH)?.message {
+            Message::Response { id, .. } => {
+                let id = id.map(|id| id.span());
+                Ok(Held { body, id, method: "".into(), params: None })
+            }
+            _ => Err(Fault::UpstreamGarbled),
+        }
+    }
+
+    /// A notification that the gateway made, whole.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn told(body: Bytes) -> Result<Self, Fault> {
+        match Envelope::parse(&body, &Limits::ANY_DEPTH)?.message {
+            Message::Notification { method, params, .. } => {
+                let method = method.as_ref().into();
+                Ok(Held { body, id: None, method, params })
+            }
+            _ => Err(Fault::UpstreamGarbled),
+        }
     }
 
     /// A request that the gateway made.
@@ -214,6 +242,28 @@ impl Arrived {
     pub fn beside(&self, id: String, method: &str, params: &[u8]) -> Result<Self, Fault> {
         let body = jsonrpc::request(&id, method, Some(params));
         Ok(self.with_message(body.into(), None)?.in_json())
+    }
+
+    /// Another message in the same client's name, as one of the legacy era would send it: without a session id, and
+    /// without headers that repeat a modern message.
+    pub fn in_legacy(&self, held: Held) -> Self {
+        let repeats = |name: &str| {
+            [MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION].contains(&name) || name.starts_with(MCP_PARAM_PREFIX)
+        };
+        let headers = self.headers.iter().filter(|(name, _)| !repeats(name.as_str()));
+        Arrived {
+            route: Arc::clone(&self.route),
+            peer: self.peer,
+            caller: self.caller.clone(),
+            what: What::Request(held),
+            era: Era::Legacy,
+            accepts: Accepts::Streams,
+            session_id: None,
+            version: None,
+            headers: headers.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            began: self.began,
+            seen: Seen::default(),
+        }
     }
 
     /// Answered in JSON.

@@ -45,7 +45,8 @@ pub use grant::{Grant, GrantKind, Secret};
 pub use overrides::Overrides;
 pub use rest::{Rest, ToolErrors};
 pub use route::{
-    Anonymous, Answers, MAX_ENDPOINTS, Mode, OnStoreFailure, OnStoreMiss, Resolve, Route, UnsafeAfterLoss,
+    Anonymous, Answers, KeptBy, MAX_ENDPOINTS, Mode, OnStoreFailure, OnStoreMiss, Resolve, Route,
+    UnsafeAfterLoss,
 };
 pub use state::{KeyRingPlace, StoreUrl, default_state_dir};
 pub use streams::Streams;
@@ -183,6 +184,11 @@ pub struct Limits {
     /// `limits.requests_per_caller`: requests of one identified caller under way at a time, streams and calls that go on
     /// without their client included. Default 256.
     pub requests_per_caller: usize,
+    /// `limits.parked`: calls that wait at a legacy server for what a client of 2026-07-28 has to be asked, at a time.
+    /// Default 1,024.
+    pub parked: usize,
+    /// `limits.parked_per_caller`: such calls of one caller. Default 64.
+    pub parked_per_caller: usize,
     /// `limits.json_depth`: how deep a message may nest arrays and objects. Default 128, which is also the most.
     pub json_depth: usize,
 }
@@ -201,6 +207,8 @@ impl Default for Limits {
             sessions: 100_000,
             sessions_per_caller: 1000,
             requests_per_caller: 256,
+            parked: 1024,
+            parked_per_caller: 64,
             json_depth: 128,
         }
     }
@@ -219,6 +227,9 @@ pub struct Timeouts {
     pub first_byte: Duration,
     /// `timeouts.call`: how long one request may take in all. Default 1 h.
     pub call: Duration,
+    /// `timeouts.parked`: how long a call waits at a legacy server for what a client of 2026-07-28 has to be asked; then it
+    /// is cancelled. Default 10 min.
+    pub parked: Duration,
     /// `timeouts.request_read`: how long a client may take to send the head of a request, and then its body; also
     /// how long a connection without a request is kept. Default 75 s, since clients that keep connections expect
     /// a server to keep them for a minute.
@@ -240,6 +251,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(5),
             first_byte: minutes(5),
             call: hours(1),
+            parked: minutes(10),
             request_read: Duration::from_secs(75),
             answer_write: minutes(1),
             drain: Duration::ZERO,

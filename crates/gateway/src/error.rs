@@ -3,12 +3,15 @@
 //! What an upstream answers is not here: it passes. Internal detail (addresses, I/O errors) goes to the log,
 //! where `Fault` is built; the client gets the table's text, which says what happened, why, and what to do.
 
+mod modern;
+
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use throughline_wire::envelope::EnvelopeError;
-use throughline_wire::version::ProtocolVersion;
+
+pub use modern::Modern;
 
 use crate::classify::Misstated;
 use crate::upstream::Refusal;
@@ -86,8 +89,8 @@ pub enum Fault {
     NotBound,
     /// The session was restored, but what the server kept in it is gone, and the route forbids going on silently.
     StateLost,
-    /// A modern request for an upstream that speaks legacy revisions only; the version that was asked for.
-    ModernToLegacy(String),
+    /// What only requests of 2026-07-28 can meet.
+    Modern(Modern),
     /// The store is away, and the route does not go on without it.
     StoreAway,
     /// The server needs something of the client that it did not announce; by which methods it would ask.
@@ -109,6 +112,7 @@ struct Row {
 /// JSON-RPC codes of the gateway's own. The range that JSON-RPC leaves to implementations.
 mod code {
     pub(super) const INVALID_REQUEST: i32 = -32600;
+    pub(super) const METHOD_NOT_FOUND: i32 = -32601;
     pub(super) const INVALID_PARAMS: i32 = -32602;
     pub(super) const SERVER: i32 = -32000;
     pub(super) const SESSION_NOT_FOUND: i32 = -32001;
@@ -120,6 +124,7 @@ mod code {
     pub(super) const BUSY: i32 = -32015;
     /// These are defined by revision 2026-07-28, section "Error codes".
     pub(super) const HEADER_MISMATCH: i32 = -32020;
+    pub(super) const MISSING_CAPABILITY: i32 = -32021;
     pub(super) const UNSUPPORTED_VERSION: i32 = -32022;
 }
 
@@ -248,15 +253,7 @@ impl Fault {
                 "The session store cannot be reached, and this gateway does not go on without it; the call was not \
                  executed, try again",
             ),
-            Fault::ModernToLegacy(requested) => Row {
-                status: StatusCode::BAD_REQUEST,
-                code: code::UNSUPPORTED_VERSION,
-                text:
-                    "Unsupported protocol version: the server behind this gateway speaks only revisions with \
-                       an initialize handshake; use one of the supported versions"
-                        .to_owned(),
-                data: Some(versions(requested)),
-            },
+            Fault::Modern(modern) => modern.row(),
             Fault::CannotAsk(_) | Fault::TooManyRounds => self.given_up(),
             _ => self.bad_gateway(),
         }
@@ -501,12 +498,6 @@ impl Fault {
     pub fn unauthorized(denied: Denied) -> Self {
         Fault::Unauthorized(denied, None)
     }
-}
-
-/// The versions that would work, beside the one that was asked for.
-fn versions(requested: &str) -> Value {
-    let supported: Vec<_> = ProtocolVersion::LEGACY.iter().rev().map(|version| version.as_str()).collect();
-    json!({ "supported": supported, "requested": requested })
 }
 
 impl std::fmt::Display for Fault {

@@ -12,7 +12,7 @@ use crate::front;
 use crate::peer::Peer;
 use crate::reply::{self, Asked, GoesOn, ReplyBody};
 use crate::session::{self, Holding};
-use crate::{call, initialize, listen, lists, metadata, room, shape, tally};
+use crate::{bridge, call, initialize, listen, lists, metadata, room, shape, tally};
 
 /// Answers one request. There is always an answer.
 pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) -> Response<ReplyBody> {
@@ -35,10 +35,8 @@ pub async fn exchange(core: Rc<Core>, peer: Peer, request: Request<Incoming>) ->
 
 async fn answer(core: Rc<Core>, mut arrived: Arrived) -> Response<ReplyBody> {
     let present = tally::enter(&core, &mut arrived);
-    let mut response = outcome(&core, &arrived).await.unwrap_or_else(|fault| {
-        let id = arrived.held().and_then(Held::raw_id);
-        reply::fault(&core.app, &fault, id)
-    });
+    let fault = |fault| reply::fault(&core.app, &fault, arrived.held().and_then(Held::raw_id));
+    let mut response = outcome(&core, &arrived).await.unwrap_or_else(fault);
     metadata::localise(&core.app, &arrived, &mut response);
     tally::answered(present, arrived, response)
 }
@@ -72,6 +70,7 @@ pub async fn carry(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Re
             let answered = match holding {
                 Holding::Sessionless => call::pass(core, arrived, held).await?,
                 Holding::Session(session) => call::run(core, arrived, held, &session).await?,
+                Holding::Bridged => return Box::pin(bridge::carry(core, arrived, held)).await,
             };
             reply::relay(core, answered, &Asked::by(arrived, held)).await
         })
@@ -83,10 +82,10 @@ pub async fn carry(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Re
 async fn notification(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {
     match session::resolve(core, arrived).await? {
         Holding::Session(session) => call::notify(core, arrived, held, &session).await,
+        Holding::Bridged => {}
         Holding::Sessionless => {
-            let answered = call::pass(core, arrived, held).await?;
             let asked = Asked { on_disconnect: OnDisconnect::Cancel, ..Asked::by(arrived, held) };
-            return reply::relay(core, answered, &asked).await;
+            return reply::relay(core, call::pass(core, arrived, held).await?, &asked).await;
         }
     }
     Ok(reply::empty(&core.app, StatusCode::ACCEPTED))

@@ -264,6 +264,16 @@ impl LiveKeys {
         self.current.load().keys.open_secret(context, sealed)
     }
 
+    /// See [`Keys::seal_state`].
+    pub fn seal_state(&self, context: &[u8], plain: &[u8], nonce: [u8; 12]) -> Vec<u8> {
+        self.current.load().keys.seal_state(context, plain, nonce)
+    }
+
+    /// See [`Keys::open_state`].
+    pub fn open_state(&self, context: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        self.current.load().keys.open_state(context, sealed)
+    }
+
     /// See [`Keys::tag`].
     pub fn tag(&self, purpose: Purpose, session: &[u8; 16], generation: u32, value: &[u8]) -> String {
         self.current.load().keys.tag(purpose, session, generation, value)

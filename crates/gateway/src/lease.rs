@@ -27,7 +27,8 @@ pub enum Turn {
 /// ever reach two replicas at once.
 pub async fn take(core: &Rc<Core>, session: &Arc<Session>, record: &Record, lost: bool) -> Turn {
     let app = &core.app;
-    if !app.store.is_shared() || !(lost || session.kind == Kind::Keyed) || session.kind == Kind::Isolated {
+    let found_by_many = matches!(session.kind, Kind::Keyed | Kind::Bridged);
+    if !app.store.is_shared() || !(lost || found_by_many) || !session.is_stored() {
         return Turn::Ours;
     }
     let State::Open { generation, .. } = record.state else { return Turn::LookAgain };

@@ -21,6 +21,7 @@ pub mod admin;
 pub mod app;
 pub mod background;
 pub mod binding;
+pub mod bridge;
 pub mod call;
 pub mod classify;
 pub mod config;

@@ -58,6 +58,7 @@ pub async fn listen(
     if !reads_streams(&arrived.headers) {
         return Err(Fault::NotAcceptable);
     }
+    arrived.seen.session(&session);
     session.touch(core.app.effects.now());
     match last_event_id.and_then(|text| EventId::parse(&core.app, session.key, text)) {
         None => {
@@ -66,6 +67,19 @@ pub async fn listen(
         }
         Some(id) => resume(core, arrived, session, id).await,
     }
+}
+
+/// Opens a stream of a session whose clients hold no id of it.
+///
+/// # Errors
+/// [`Fault::Method`] where the upstream has none.
+pub async fn attend(
+    core: &Rc<Core>,
+    arrived: &Arrived,
+    session: Arc<Session>,
+) -> Result<Response<ReplyBody>, Fault> {
+    let outlet = Outlet::new(Outlet::fresh_key(&core.app, &session), Opener::Listen, None, 0);
+    stand(core, arrived, session, Handed { outlet, takes_over: true }, Resumed::default()).await
 }
 
 /// Where a stream goes on.
@@ -78,7 +92,7 @@ struct Resumed {
 }
 
 /// Resumes the stream that an event belongs to, whichever request opened it.
-async fn resume(
+pub async fn resume(
     core: &Rc<Core>,
     arrived: &Arrived,
     session: Arc<Session>,
@@ -91,11 +105,15 @@ async fn resume(
         return answer::resume(core, arrived, &session, id).await;
     }
     let last = answer::last_of(core, id).await?;
+    if last.alive && last.is_behind(id) {
+        return Err(Fault::StoreAway);
+    }
     if last.alive {
         return Ok(reply::channel(&core.app, watch(core, id, primes(&session))));
     }
     let (number, upstream) = match last.left_off() {
-        Some((number, upstream)) => (number, Some(upstream)),
+        // Above what the client has, where the log could not take it: else it would not get what comes next.
+        Some((number, upstream)) => (number.max(id.number), Some(upstream)),
         None => (id.number, None),
     };
     let outlet = Outlet::new(id.key, Opener::Listen, None, number);

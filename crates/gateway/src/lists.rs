@@ -12,6 +12,7 @@ use http::header::AGE;
 use http::{Response, StatusCode};
 use memchr::memmem;
 use throughline_store::Millis;
+use throughline_wire::bridge::meta;
 use throughline_wire::envelope::{self, Envelope, Limits, Message, Outcome};
 use throughline_wire::splice::{Edit, remove_member, splice};
 use throughline_wire::sse::SseDecoder;
@@ -21,6 +22,7 @@ use crate::app::Core;
 use crate::classify::{Arrived, Held};
 use crate::config::Cache;
 use crate::error::Fault;
+use crate::principal::Continuity;
 use crate::reply::{self, ReplyBody};
 use crate::session::{Holding, Kind, lock, millis};
 use crate::upstream::{JSON, is_event_stream};
@@ -115,10 +117,16 @@ impl<'a> Wanted<'a> {
             return None;
         }
         let params = salient(held)?;
-        let owner: Option<&[u8]> = match holding {
-            Holding::Session(session) if session.kind == Kind::Isolated => None,
-            Holding::Session(session) => Some(&session.key.0),
-            _ => Some(&arrived.caller.principal),
+        let owner: Option<Vec<u8>> = match (holding, arrived.caller.continuity) {
+            (Holding::Session(session), _) if session.kind == Kind::Isolated => None,
+            (Holding::Session(session), _) => Some(session.key.0.to_vec()),
+            (Holding::Sessionless, _) => Some(arrived.caller.principal.to_vec()),
+            // What a server with sessions offers may depend on what is announced to it.
+            (Holding::Bridged, Continuity::Keyed(key)) => {
+                let capabilities = held.param(&["_meta", meta::CLIENT_CAPABILITIES]).ok().flatten();
+                Some([&key.0[..], capabilities.map_or(&b""[..], |at| &held.body[at])].concat())
+            }
+            (Holding::Bridged, Continuity::Isolated) => None,
         };
         let version = arrived.version.as_ref().map_or(&b""[..], |version| version.as_bytes());
         let app = &core.app;
@@ -137,7 +145,7 @@ impl<'a> Wanted<'a> {
             core,
             arrived,
             id: held.raw_id().unwrap_or("null"),
-            own: owner.map(&key),
+            own: owner.as_deref().map(&key),
             all: key(b"all"),
             changes: arrived.route.lists.changes.load(Ordering::Relaxed),
         })

@@ -24,7 +24,7 @@ use crate::error::Fault;
 use crate::initialize::{self, InitializeParams, Opened};
 use crate::lease::{self, Turn as LeaseTurn};
 use crate::restore;
-use crate::session::{Kind, Session, Updated, lock, millis};
+use crate::session::{Session, Updated, lock, millis};
 use crate::upstream::{self, Refusal};
 
 /// First pause after a failed attempt, doubled up to [`BACKOFF_MAX`]. Requests wait it out.
@@ -388,7 +388,7 @@ pub async fn release(core: &Rc<Core>, session: &Arc<Session>, credentials: &Cred
         }
         _ => false,
     };
-    if session.kind != Kind::Isolated {
+    if session.is_stored() {
         session.update(core, forget).await;
     }
     let mut slot = lock(&session.slot);

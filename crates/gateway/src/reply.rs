@@ -37,7 +37,8 @@ use crate::translate::{self, Outward};
 use crate::upstream::{self, Head, JSON, Looked, Refusal};
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
-const THROUGHLINE_SESSION: HeaderName = HeaderName::from_static("throughline-session");
+/// Which binding a request was carried by.
+pub const THROUGHLINE_SESSION: HeaderName = HeaderName::from_static("throughline-session");
 const THROUGHLINE_INSTANCE: HeaderName = HeaderName::from_static("throughline-instance");
 
 /// A body of one of the kinds that the gateway answers with.
@@ -145,6 +146,14 @@ pub async fn gathered(answer: Response<ReplyBody>, limit: usize) -> Result<(Resp
 /// The same answer with this body.
 pub fn with_body(answer: Response<()>, body: Bytes) -> Response<ReplyBody> {
     answer.map(|()| if body.is_empty() { ReplyBody::Empty } else { ReplyBody::Whole(Some(body)) })
+}
+
+/// Says which binding it was carried by.
+pub fn carried(mut response: Response<ReplyBody>, by: Option<HeaderValue>) -> Response<ReplyBody> {
+    if let Some(by) = by {
+        response.headers_mut().insert(THROUGHLINE_SESSION, by);
+    }
+    response
 }
 
 /// Says which instance answered.

@@ -33,7 +33,7 @@ pub struct Step {
 
 /// What this request changes in what a recovery has to restore, if it succeeds.
 pub fn step_of(core: &Core, session: &Session, held: &Held) -> Option<Step> {
-    if session.kind == Kind::Isolated {
+    if matches!(session.kind, Kind::Isolated | Kind::Once) {
         return None;
     }
     let named = |member: &str| {

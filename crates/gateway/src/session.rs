@@ -3,13 +3,14 @@
 //! [`resolve`] finds the session that a request belongs to. What the session is bound to upstream is in
 //! [`recover`]; how the store and other replicas hear of it, and it of them, in `session/record.rs`.
 
+mod bridged;
 mod cancel;
 mod progress;
 mod record;
 mod table;
 
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use throughline_wire::seal::SessionToken;
 use throughline_wire::version::{Era, ProtocolVersion};
 use tokio::sync::Notify;
 
+pub use bridged::{bridged, opened, rejoined};
 pub use cancel::Cancellable;
 pub use progress::Awaited;
 pub use record::Updated;
@@ -51,6 +53,10 @@ pub enum Kind {
     Keyed,
     /// It echoes nothing and is not known: the session lasts for one request.
     Isolated,
+    /// It speaks a revision without sessions, but is known.
+    Bridged,
+    /// The same, but it is not known: the session lasts for one request, however many round trips that has.
+    Once,
 }
 
 impl Kind {
@@ -60,6 +66,8 @@ impl Kind {
             Kind::Issued => "issued",
             Kind::Keyed => "keyed",
             Kind::Isolated => "isolated",
+            Kind::Bridged => "bridged",
+            Kind::Once => "once",
         }
     }
 }
@@ -68,6 +76,8 @@ impl Kind {
 pub enum Holding {
     /// An upstream session.
     Session(Arc<Session>),
+    /// One that the client knows nothing of: its era has none, the upstream's has.
+    Bridged,
     /// None: the protocol has no sessions in this era.
     Sessionless,
 }
@@ -98,6 +108,8 @@ pub struct Session {
     waiting: Mutex<Vec<cancel::Waiting>>,
     used: AtomicU64,
     in_flight: AtomicU32,
+    /// Of one that lasts for a request: others have to find it while that waits for its client.
+    kept: AtomicBool,
 }
 
 /// A request in flight whose id was made unique: what the client called it.
@@ -152,6 +164,7 @@ impl Session {
             waiting: Mutex::new(Vec::new()),
             used: AtomicU64::new(app.effects.now().0),
             in_flight: AtomicU32::new(0),
+            kept: AtomicBool::new(false),
         }
     }
 
@@ -215,7 +228,8 @@ fn new_record(
     let now = app.effects.now();
     let expires = Millis(now.0.saturating_add(millis(app.config.sessions.absolute)));
     Record {
-        kind: if kind == Kind::Keyed { RecordKind::Keyed } else { RecordKind::Issued },
+        // What is found by who calls is ended in another way than what an id names.
+        kind: if kind == Kind::Issued { RecordKind::Issued } else { RecordKind::Keyed },
         route: route.digest,
         principal,
         created: now,
@@ -251,10 +265,13 @@ impl Drop for InFlight {
         if let Some(ours) = &self.ours {
             lock(&self.session.calls).retain(|call| call.ours != *ours);
         }
-        if self.session.kind == Kind::Isolated {
+        if matches!(self.session.kind, Kind::Isolated | Kind::Once) {
             let (core, session) = (Rc::clone(&self.core), Arc::clone(&self.session));
             let credentials = std::mem::take(&mut self.credentials);
-            tokio::task::spawn_local(async move { recover::release(&core, &session, &credentials).await });
+            tokio::task::spawn_local(async move {
+                recover::release(&core, &session, &credentials).await;
+                core.app.sessions.remove(&session);
+            });
         }
     }
 }
@@ -262,7 +279,8 @@ impl Drop for InFlight {
 /// The session that this request is carried in.
 pub async fn resolve(core: &Rc<Core>, arrived: &Arrived) -> Result<Holding, Fault> {
     match arrived.era {
-        Era::Modern => probe::require_modern(core, arrived).await.map(|()| Holding::Sessionless),
+        Era::Modern if probe::speaks_modern(core, arrived).await? => Ok(Holding::Sessionless),
+        Era::Modern => Ok(Holding::Bridged),
         Era::Legacy => {
             if core.app.store.trouble().is_some() {
                 store_away(arrived)?;

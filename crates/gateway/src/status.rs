@@ -38,7 +38,7 @@ fn status(app: &App) -> Status {
         let (issued, keyed) = &mut kinds[session.route.index];
         match session.kind {
             Kind::Issued => *issued += 1,
-            Kind::Keyed | Kind::Isolated => *keyed += 1,
+            _ => *keyed += 1,
         }
     });
     let routes =

@@ -92,6 +92,11 @@ impl Tagger {
         self.inward(Purpose::Request, &held.body, held.id.clone()?)
     }
 
+    /// The upstream's own id (raw JSON) of a question of this binding, by the text of the one that the client knows.
+    pub fn own_request(&self, text: &str) -> Option<Vec<u8>> {
+        self.untag(Purpose::Request, text)
+    }
+
     /// The client's progress on a question of this binding; None where it is about another.
     pub fn inward_progress(&self, held: &Held) -> Option<Vec<u8>> {
         self.inward(Purpose::Progress, &held.body, held.param(&["progressToken"]).ok()??)

@@ -334,6 +334,12 @@ pub async fn next_frame(body: &mut AnswerBody, decoder: &mut SseDecoder) -> Resu
     }
 }
 
+/// Whether a message is a response with a result.
+pub fn is_result(message: &[u8]) -> bool {
+    let message = Envelope::parse(message, &Limits::ANY_DEPTH).map(|envelope| envelope.message);
+    matches!(message, Ok(Message::Response { outcome: Outcome::Result(_), .. }))
+}
+
 /// What became of a request of the gateway's own.
 pub enum Own {
     /// A JSON-RPC result; its raw value, and the session id that came with it.

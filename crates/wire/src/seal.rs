@@ -75,6 +75,7 @@ struct Derived {
     id: u8,
     session: LessSafeKey,
     secret: LessSafeKey,
+    state: LessSafeKey,
     tag: hmac::Key,
 }
 
@@ -169,31 +170,40 @@ impl Keys {
     /// The nonce must be random. The result is 30 bytes longer than `plain`.
     #[must_use]
     pub fn seal_secret(&self, context: &[u8], plain: &[u8], nonce: [u8; NONCE]) -> Vec<u8> {
-        let header = [FORMAT, self.active.id];
-        let mut sealed = Vec::with_capacity(HEADER + NONCE + plain.len() + TAG);
-        sealed.extend_from_slice(&header);
-        sealed.extend_from_slice(&nonce);
-        sealed.extend_from_slice(plain);
-        let aad = [&header, context].concat();
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        let body = &mut sealed[HEADER + NONCE..];
-        let tag = self.active.secret.seal_in_place_separate_tag(nonce, Aad::from(aad), body);
-        sealed.extend_from_slice(
-            tag.expect("a secret in memory is within the cipher's limit of 64 GiB").as_ref(),
-        );
-        sealed
+        seal(self.active.id, &self.active.secret, context, plain, nonce)
     }
 
     /// Opens a stored secret; `None` if it was changed, sealed in another context, or its key is gone.
     #[must_use]
     pub fn open_secret(&self, context: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        self.open(context, sealed, |key| &key.secret)
+    }
+
+    /// As [`Keys::seal_secret`], for what a client is to keep and to bring back.
+    #[must_use]
+    pub fn seal_state(&self, context: &[u8], plain: &[u8], nonce: [u8; NONCE]) -> Vec<u8> {
+        seal(self.active.id, &self.active.state, context, plain, nonce)
+    }
+
+    /// Opens what a client was to keep; `None` if it was changed, sealed in another context, or its key is gone.
+    #[must_use]
+    pub fn open_state(&self, context: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        self.open(context, sealed, |key| &key.state)
+    }
+
+    fn open(
+        &self,
+        context: &[u8],
+        sealed: &[u8],
+        purpose: impl Fn(&Derived) -> &LessSafeKey,
+    ) -> Option<Vec<u8>> {
         let (header, rest) = sealed.split_first_chunk::<HEADER>()?;
         let (nonce, rest) = rest.split_first_chunk::<NONCE>()?;
         let key = self.ring_key(header[1]).filter(|_| header[0] == FORMAT)?;
         let aad = [header, context].concat();
         let mut plain = rest.to_vec();
         let nonce = Nonce::assume_unique_for_key(*nonce);
-        let length = key.secret.open_in_place(nonce, Aad::from(aad), &mut plain).ok()?.len();
+        let length = purpose(key).open_in_place(nonce, Aad::from(aad), &mut plain).ok()?.len();
         plain.truncate(length);
         Some(plain)
     }
@@ -226,9 +236,25 @@ impl Derived {
             id: key.id,
             session: seal_key(&prk, b"session"),
             secret: seal_key(&prk, b"stored secret"),
+            state: seal_key(&prk, b"request state"),
             tag: mac_key(&prk, b"tag"),
         }
     }
+}
+
+fn seal(id: u8, key: &LessSafeKey, context: &[u8], plain: &[u8], nonce: [u8; NONCE]) -> Vec<u8> {
+    let header = [FORMAT, id];
+    let mut sealed = Vec::with_capacity(HEADER + NONCE + plain.len() + TAG);
+    sealed.extend_from_slice(&header);
+    sealed.extend_from_slice(&nonce);
+    sealed.extend_from_slice(plain);
+    let aad = [&header, context].concat();
+    let nonce = Nonce::assume_unique_for_key(nonce);
+    let body = &mut sealed[HEADER + NONCE..];
+    let tag = key.seal_in_place_separate_tag(nonce, Aad::from(aad), body);
+    sealed
+        .extend_from_slice(tag.expect("a secret in memory is within the cipher's limit of 64 GiB").as_ref());
+    sealed
 }
 
 fn prk(secret: &[u8; 32]) -> Prk {

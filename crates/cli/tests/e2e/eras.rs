@@ -1,25 +1,32 @@
-//! Promise 4: a modern request passes to an upstream that speaks its era; toward another it gets an error
-//! that says so.
+//! Promise 4: a modern request passes to an upstream that speaks its era, and is bridged to another.
 
 use serde_json::json;
 
 use crate::harness::{Gateway, MODERN, Mcp, Upstream};
 
 #[test]
-fn a_legacy_upstream_refuses_clearly() {
-    for upstream in [Upstream::rmcp(), Upstream::python1()] {
-        let gateway = Gateway::start(&upstream.url(), &[]);
+fn at_a_legacy_upstream_a_modern_client_has_a_session_without_knowing() {
+    for mut upstream in [Upstream::rmcp(), Upstream::python1()] {
+        let mut gateway = Gateway::start(&upstream.url(), &[]);
         let client = Mcp::new(gateway.url());
-        let requests =
-            [("tools/list", json!({})), ("tools/call", json!({"name": "increment", "arguments": {}}))];
-        for (method, params) in requests {
-            let refused = client.modern_request(method, params);
-            assert_eq!((refused.status, refused.error_code()), (400, Some(-32022)), "{refused:?}");
-            assert_eq!(refused.message()["id"], refused.request_id);
-            let supported = &refused.message()["error"]["data"]["supported"];
-            assert!(supported.as_array().is_some_and(|all| !all.contains(&json!(MODERN))), "{refused:?}");
+        let found = client.modern_request("server/discover", json!({}));
+        assert_eq!(found.message()["result"]["supportedVersions"], json!([MODERN]), "{found:?}");
+        let count = || {
+            let counted = client.modern_request("tools/call", json!({"name": "increment", "arguments": {}}));
+            assert_eq!(counted.header("mcp-session-id"), None);
+            counted.message()["result"].clone()
+        };
+        for expected in 1..=10 {
+            let counted = count();
+            assert_eq!(counted["structuredContent"], json!({"value": expected}), "{counted}");
+            assert_eq!(counted["resultType"], "complete", "{counted}");
+            if expected == 5 {
+                gateway.restart();
+            }
         }
-        assert_eq!(Mcp::connected(gateway.url()).increment(), 1, "legacy clients are served beside it");
+        upstream.restart();
+        assert_eq!(count()["structuredContent"], json!({"value": 1}), "a new session of the server's");
+        assert_eq!(Mcp::connected(gateway.url()).increment(), 1, "legacy clients have sessions of their own");
     }
 }
 

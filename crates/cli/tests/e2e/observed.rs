@@ -59,6 +59,9 @@ fn one_trace_goes_from_client_to_gateway_to_upstream() {
     assert_eq!(seen_in_meta["trace"]["parentId"], CLIENT);
     assert_eq!(seen_in_meta["trace"]["source"], "_meta");
 
+    let failing = json!({"name": "tally", "arguments": {"handle": "none"}});
+    assert_eq!(client.modern_request("tools/call", failing).message()["result"]["isError"], true);
+
     // Neither waits for its next delivery: what is left is delivered at the end.
     gateway.terminate();
     upstream.terminate();
@@ -79,6 +82,8 @@ fn one_trace_goes_from_client_to_gateway_to_upstream() {
         assert_eq!(told.get("error.type"), None);
     }
     assert_eq!(seen["trace"]["parentId"], one(&spans, "throughline", TRACE)["id"]);
+    let failed = spans.iter().filter(|span| span["attributes"]["error.type"] == "tool_error");
+    assert_eq!(failed.map(|span| &span["name"]).collect::<Vec<_>>(), ["tools/call tally"]);
     assert!(collector.headers("api-key").iter().all(|key| key == "for-the-collector"));
 
     let calls = |of: &str, name: &str, with: (&str, &str)| {
@@ -88,8 +93,8 @@ fn one_trace_goes_from_client_to_gateway_to_upstream() {
         };
         numbers.iter().rfind(is).map(|number| number["value"].clone())
     };
-    assert_eq!(calls("throughline", "throughline.requests", ("method", "tools/call")), Some(json!(2.0)));
-    assert_eq!(calls("throughline", "throughline.request_seconds.bucket", ("le", "+Inf")), Some(json!(2.0)));
+    assert_eq!(calls("throughline", "throughline.requests", ("method", "tools/call")), Some(json!(3.0)));
+    assert_eq!(calls("throughline", "throughline.request_seconds.bucket", ("le", "+Inf")), Some(json!(3.0)));
     let tool = ("gen_ai.tool.name", "whoami");
     assert_eq!(calls("throughline-reference", "throughline.reference.calls", tool), Some(json!(2.0)));
 }
@@ -163,11 +168,27 @@ fn application_insights_sees_each_instance() {
 }
 
 #[test]
+fn a_host_names_the_gateway_unless_its_operator_does() {
+    let upstream = Upstream::stateless(&[], &[]);
+    let on_host = ["-u", "WEBSITE_INSTANCE_ID", "-u", "THROUGHLINE_INSTANCE", "HOSTNAME=pod-7"];
+    for (arguments, name) in [(&[][..], "pod-7"), (&["--instance", "gate-1"], "gate-1")] {
+        let gateway = Gateway::in_environment(&on_host, &upstream.url(), arguments);
+        let answer = Mcp::new(gateway.url()).initialize();
+        assert_eq!(answer.header("throughline-instance"), Some(name));
+    }
+}
+
+#[test]
 fn a_collector_that_is_away_is_said_once_and_no_request_hears_of_it() {
     let collector = Collector::start();
     collector.answer(503);
     let endpoint = format!("OTEL_EXPORTER_OTLP_ENDPOINT={}", collector.base());
-    let environment = [endpoint.as_str(), "OTEL_METRICS_EXPORTER=none", "OTEL_BSP_SCHEDULE_DELAY=20"];
+    let environment = [
+        endpoint.as_str(),
+        "OTEL_METRICS_EXPORTER=none",
+        "OTEL_BSP_SCHEDULE_DELAY=20",
+        "THROUGHLINE_LOG=info",
+    ];
     let upstream = Upstream::stateless(&[], &[]);
     let mut gateway = Gateway::in_environment(&environment, &upstream.url(), &[]);
     let client = Mcp::new(gateway.url());

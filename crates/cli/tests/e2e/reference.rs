@@ -146,6 +146,8 @@ fn a_host_gives_port_headers_and_names() {
     );
     assert_eq!((contradicting.status, contradicting.error_code()), (400, Some(-32020)));
 
+    let logged = server.printed();
+    assert!(logged.contains(r#""instance":"0a1b2c","tool":"whoami""#), "{logged}");
     assert!(server.terminate(), "SIGTERM is a way to end, not a failure");
 }
 

@@ -182,7 +182,7 @@ pub async fn remove(core: &Rc<Core>, id: &str) -> Result<Removed, SessionError> 
             Ok(Removed::Ended)
         }
         // Its callers come back under the same key: they must find nothing, not a tombstone.
-        Kind::Keyed | Kind::Isolated => {
+        Kind::Keyed | Kind::Isolated | Kind::Bridged | Kind::Once => {
             let updated = recover::forget(core, &session).await;
             core.app.sessions.remove(&session);
             match updated {

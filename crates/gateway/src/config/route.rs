@@ -51,6 +51,12 @@ pub struct Route {
     pub token: Option<Grant>,
     /// `mode`: whether sessions are kept. Default [`Mode::Sessions`].
     pub mode: Mode,
+    /// `state`: what state of a server that speaks older revisions is kept by, for clients of 2026-07-28. Default
+    /// [`KeptBy::Principal`].
+    pub state: KeptBy,
+    /// `state_argument`: what the argument is called that brings a handle, where state is kept by handles. Default
+    /// `session`.
+    pub state_argument: String,
     /// `anonymous`: what callers without credentials and session id have in common. Default
     /// [`Anonymous::Isolated`] in a file, [`Anonymous::Shared`] without one;
     /// ask [`Config::anonymous_callers_share`](super::Config::anonymous_callers_share).
@@ -104,6 +110,8 @@ impl Route {
             forward_authorization: false,
             token: None,
             mode: Mode::Sessions,
+            state: KeptBy::Principal,
+            state_argument: "session".to_owned(),
             anonymous: Anonymous::Isolated,
             answers: Answers::AsUpstream,
             strict_headers: true,
@@ -141,6 +149,17 @@ pub enum Mode {
     Sessions,
     /// `"stateless"`: no session ids given or read; every request is on its own.
     Stateless,
+}
+
+/// What a server of an older revision keeps state by, toward clients of 2026-07-28, which have no sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptBy {
+    /// `"principal"`: each caller, and each of its conversations where it names them, has a session that lasts.
+    Principal,
+    /// `"request"`: nothing; each request has a session of its own.
+    Request,
+    /// `"handle"`: a handle that each result of a tool gives, and that further calls bring as an argument.
+    Handle,
 }
 
 /// What callers have in common that send neither credentials nor a session id.

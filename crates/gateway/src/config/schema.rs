@@ -20,9 +20,9 @@ use super::tokens::TOKENS;
 use super::upstream::{forward_header, header_name, header_value};
 use super::value::{self, show_duration};
 use super::{
-    AdminAddress, Anonymous, Answers, Config, ConfigErrors, GIB, KIB, KeyRingPlace, Limits, MIB, Mode,
-    OnStoreFailure, OnStoreMiss, Place, Resolve, Route, Sessions, Timeouts, Tls, Transport, UnsafeAfterLoss,
-    days, hours, minutes,
+    AdminAddress, Anonymous, Answers, Config, ConfigErrors, GIB, KIB, KeptBy, KeyRingPlace, Limits, MIB,
+    Mode, OnStoreFailure, OnStoreMiss, Place, Resolve, Route, Sessions, Timeouts, Tls, Transport,
+    UnsafeAfterLoss, days, hours, minutes,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -86,6 +86,8 @@ const LIMITS: &[Key<Limits>] = &[
     Key::new("streams", |l, f| f.count(&mut l.streams, 1..=1_000_000)),
     Key::new("sessions", |l, f| f.count(&mut l.sessions, 1..=10_000_000)),
     Key::new("sessions_per_caller", |l, f| f.count(&mut l.sessions_per_caller, 1..=10_000_000)),
+    Key::new("parked", |l, f| f.count(&mut l.parked, 1..=1_000_000)),
+    Key::new("parked_per_caller", |l, f| f.count(&mut l.parked_per_caller, 1..=1_000_000)),
     Key::new("requests_per_caller", |l, f| f.count(&mut l.requests_per_caller, 1..=1_000_000)),
     // The most is what the parser of `throughline-wire` can do (`Limits::MAX_DEPTH`).
     Key::new("json_depth", |l, f| f.count(&mut l.json_depth, 16..=128)),
@@ -98,6 +100,7 @@ const TIMEOUTS: &[Key<Timeouts>] = &[
     Key::new("request_read", |t, f| f.duration(&mut t.request_read, SECOND..=minutes(5))),
     Key::new("answer_write", |t, f| f.duration(&mut t.answer_write, SECOND..=minutes(5))),
     Key::new("drain", |t, f| f.duration(&mut t.drain, Duration::ZERO..=minutes(5))),
+    Key::new("parked", |t, f| f.duration(&mut t.parked, SECOND..=days(1))),
     Key::new("shutdown", |t, f| f.duration(&mut t.shutdown, SECOND..=hours(1))),
 ];
 
@@ -141,6 +144,12 @@ const ROUTE: &[Key<Route>] = &[
     Key::new("mode", |r, f| {
         f.choice(&mut r.mode, &[("sessions", Mode::Sessions), ("stateless", Mode::Stateless)]);
     }),
+    Key::new("state", |r, f| {
+        let choices =
+            [("principal", KeptBy::Principal), ("request", KeptBy::Request), ("handle", KeptBy::Handle)];
+        f.choice(&mut r.state, &choices);
+    }),
+    Key::new("state_argument", |r, f| f.parsed(&mut r.state_argument, "a name", value::tool_name)),
     Key::new("anonymous", |r, f| {
         f.choice(&mut r.anonymous, &[("shared", Anonymous::Shared), ("isolated", Anonymous::Isolated)]);
     }),

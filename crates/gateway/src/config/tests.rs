@@ -122,11 +122,14 @@ requests = 5
 streams = 6
 sessions = 8
 sessions_per_caller = 9
+parked = 20
+parked_per_caller = 5
 requests_per_caller = 10
 json_depth = 64
 [timeouts]
 connect = "500ms"
 first_byte = "2m"
+parked = "4m"
 call = "2d"
 request_read = "3s"
 answer_write = "6s"
@@ -151,6 +154,8 @@ headers = { X-Team = "search", x-key = { env = "KEY" } }
 forward_headers = ["X-Tenant"]
 forward_authorization = true
 mode = "stateless"
+state = "handle"
+state_argument = "notebook"
 anonymous = "shared"
 answers = "json"
 strict_headers = false
@@ -213,12 +218,15 @@ fn every_key_is_read() {
             streams: 6,
             sessions: 8,
             sessions_per_caller: 9,
+            parked: 20,
+            parked_per_caller: 5,
             requests_per_caller: 10,
             json_depth: 64,
         },
         timeouts: Timeouts {
             connect: Duration::from_millis(500),
             first_byte: minutes(2),
+            parked: minutes(4),
             call: days(2),
             request_read: Duration::from_secs(3),
             answer_write: Duration::from_secs(6),

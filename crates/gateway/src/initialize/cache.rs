@@ -63,6 +63,8 @@ pub(super) type Outcome = Option<Result<Answer, NoAnswer>>;
 pub struct InitializeCache {
     entries: Mutex<HashMap<[u8; 16], Entry>>,
     asking: Semaphore,
+    /// The last of them, whoever it was for: who the server is does not depend on who asks.
+    last: Mutex<Option<Bytes>>,
 }
 
 /// A kept answer.
@@ -92,7 +94,11 @@ pub enum Lookup {
 
 impl Default for InitializeCache {
     fn default() -> Self {
-        InitializeCache { entries: Mutex::default(), asking: Semaphore::new(MAX_ASKING) }
+        InitializeCache {
+            entries: Mutex::default(),
+            asking: Semaphore::new(MAX_ASKING),
+            last: Mutex::default(),
+        }
     }
 }
 
@@ -133,8 +139,14 @@ impl InitializeCache {
         }
     }
 
+    /// The last result that the upstream answered, whoever asked. Raw JSON.
+    pub fn last(&self) -> Option<Bytes> {
+        lock(&self.last).clone()
+    }
+
     /// Keeps an answer. Returns the warm sessions that had to leave for it.
     pub fn keep(&self, digest: [u8; 16], known: Known) -> Vec<Address> {
+        *lock(&self.last) = Some(known.answer.result.clone());
         let mut entries = lock(&self.entries);
         let mut displaced = Vec::new();
         let mut leaves = |entry: Option<Entry>| match entry {

@@ -384,7 +384,7 @@ impl Stream {
         }
         if let Some(id) = frame.id().filter(|id| !id.is_empty()) {
             // Some servers begin with the very event that they are to go on behind (rmcp 3.8 does).
-            if self.behind.take().as_deref() == Some(&*id) {
+            if self.behind.take().as_deref() == Some(id) {
                 return None;
             }
             self.last_event_id = Some(id.to_vec());

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode};
 use throughline_wire::envelope::{Envelope, Limits, Message};
 use throughline_wire::sse::{Frame, SseDecoder};
+use throughline_wire::{jsonrpc, method};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -16,14 +17,15 @@ use super::entry::Entry;
 use super::{EventId, Followed, Opener, Outlet, Say, Writer, elsewhere, follow, is_alive, primes, watch};
 use crate::app::Core;
 use crate::binding::Bound;
+use crate::bridge::parked::{Parked, Waiting};
 use crate::call::{kept_headers, listen_headers};
 use crate::classify::Arrived;
 use crate::credentials::Credentials;
-use crate::error::Fault;
+use crate::error::{Fault, Modern};
 use crate::metrics::StoreOperation;
 use crate::recover;
 use crate::reply::{self, Asked, Detached, ReplyBody};
-use crate::session::{InFlight, Session};
+use crate::session::{InFlight, Kind, Session};
 use crate::translate::{Outward, Tagger};
 use crate::upstream::AnswerBody;
 use crate::upstream::{self};
@@ -85,8 +87,13 @@ pub async fn resume(
     id: EventId,
 ) -> Result<Response<ReplyBody>, Fault> {
     let app = &core.app;
-    let Last { alive, last } = last_of(core, id).await?;
-    let Some((last, entry)) = last else { return Err(Fault::StreamGone) };
+    let stands = last_of(core, id).await?;
+    let (alive, behind) = (stands.alive, stands.is_behind(id));
+    let Some((last, entry)) = stands.last else { return Err(Fault::StreamGone) };
+    // What the log could not take is with whoever reads the call, for as long as that one lives.
+    if behind {
+        return Err(if alive { Fault::StoreAway } else { Fault::StreamGone });
+    }
     if alive && !entry.response {
         return Ok(reply::channel(app, watch(core, id, primes(session))));
     }
@@ -136,6 +143,11 @@ pub struct Last {
 }
 
 impl Last {
+    /// Whether the client has got more than this event and those before it: the log failed then.
+    pub fn is_behind(&self, id: EventId) -> bool {
+        self.last.as_ref().is_some_and(|(last, _)| *last < id.number)
+    }
+
     /// The number of its last event; generation, and the upstream's last event id.
     pub fn left_off(self) -> Option<(u64, (u32, Vec<u8>))> {
         self.last.map(|(number, entry)| (number, (entry.generation, entry.upstream_id)))
@@ -178,6 +190,14 @@ enum Stopped {
     Unwanted,
 }
 
+/// A call that nobody follows is one of a limited number.
+enum Left {
+    /// Of those that go on without their client.
+    Detached { _count: Detached },
+    /// Of those that wait for what their client has to be asked; how long it may take.
+    Waiting { _count: Waiting, until: Instant },
+}
+
 struct Answer {
     core: Rc<Core>,
     session: Arc<Session>,
@@ -194,7 +214,7 @@ struct Answer {
     /// The event that the upstream was asked to go on behind, until it does.
     behind: Vec<u8>,
     /// Held while nobody follows.
-    detached: Option<Detached>,
+    left: Option<Left>,
     _in_flight: InFlight,
 }
 
@@ -221,7 +241,7 @@ impl Answer {
             answered: false,
             retry: None,
             behind: Vec::new(),
-            detached: None,
+            left: None,
             _in_flight: in_flight,
         }
     }
@@ -254,6 +274,7 @@ impl Answer {
                 return Err(Stopped::Failed(Fault::Cancelled));
             }
             self.hold(outlet.followed())?;
+            let abandoned = self.until.min(self.left_until());
             if matches!(source, Source::Broken) && !self.answered {
                 attempts += 1;
                 source = self.reopen(attempts).await.map_err(Stopped::Failed)?;
@@ -264,7 +285,7 @@ impl Answer {
             let next = tokio::select! {
                 biased;
                 () = changed => continue,
-                () = tokio::time::sleep_until(self.until) => return Err(Stopped::Failed(Fault::UpstreamTimeout)),
+                () = tokio::time::sleep_until(abandoned) => return Err(self.abandon().await),
                 _ = keep.tick() => {
                     self.writer.keep().await;
                     continue;
@@ -294,11 +315,43 @@ impl Answer {
     /// Counts a call that nobody follows.
     fn hold(&mut self, followed: Followed) -> Result<(), Stopped> {
         if followed == Followed::Now {
-            self.detached = None;
-        } else if self.detached.is_none() {
-            self.detached = Some(Detached::enter(&self.core.app).ok_or(Stopped::Unwanted)?);
+            self.left = None;
+        } else if self.left.is_none() {
+            let app = &self.core.app;
+            let left = match self.session.kind {
+                Kind::Bridged | Kind::Once => {
+                    let until = Instant::now() + app.config.timeouts.parked;
+                    let principal = self.session.record().principal;
+                    Parked::enter(app, principal).map(|_count| Left::Waiting { _count, until })
+                }
+                _ => Detached::enter(app).map(|_count| Left::Detached { _count }),
+            };
+            self.left = Some(left.ok_or(Stopped::Unwanted)?);
         }
         Ok(())
+    }
+
+    fn left_until(&self) -> Instant {
+        match &self.left {
+            Some(Left::Waiting { until, .. }) => *until,
+            _ => self.until,
+        }
+    }
+
+    /// It has taken too long, or its client has: the server need not wait any more for what nobody will say.
+    async fn abandon(&mut self) -> Stopped {
+        if Instant::now() >= self.until {
+            return Stopped::Failed(Fault::UpstreamTimeout);
+        }
+        let request = self.writer.outlet.request.as_deref().unwrap_or("null");
+        let params =
+            format!(r#"{{"requestId":{request},"reason":"The client's input did not come in time"}}"#);
+        let message = jsonrpc::notification(method::CANCELLED, Some(params.as_bytes()));
+        let address = self.bound.address.on_behalf(&self.credentials);
+        if let Err(error) = upstream::tell(&self.core, &address, message).await {
+            tracing::info!(%error, "a call that was given up was not cancelled");
+        }
+        Stopped::Failed(Fault::Modern(Modern::Abandoned))
     }
 
     /// What the client gets of a frame.

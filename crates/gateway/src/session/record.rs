@@ -124,7 +124,23 @@ impl Session {
 
     /// Whether nothing that another replica has changed can have gone unnoticed.
     fn is_current(&self, app: &App) -> bool {
-        self.kind == Kind::Isolated || app.store.epoch() == Some(self.read_at.load(Ordering::Acquire))
+        !self.is_stored() || app.store.epoch() == Some(self.read_at.load(Ordering::Acquire))
+    }
+
+    /// Whether it has a record, or will have one: others may come to use it.
+    pub fn is_stored(&self) -> bool {
+        match self.kind {
+            Kind::Isolated => false,
+            Kind::Once => self.kept.load(Ordering::Acquire),
+            Kind::Issued | Kind::Keyed | Kind::Bridged => true,
+        }
+    }
+
+    /// Gives a session that lasts for one request a record, for as long as that may wait for its client.
+    pub async fn keep(&self, core: &Rc<Core>) {
+        if self.kind == Kind::Once && !self.kept.swap(true, Ordering::AcqRel) {
+            self.update(core, |_| true).await;
+        }
     }
 
     /// Reads the record again if another replica may have changed it. Costs nothing where none can have.
@@ -141,7 +157,7 @@ impl Session {
     /// As the store's; what is known stays then.
     pub async fn refresh(&self, core: &Rc<Core>) -> Result<(), StoreError> {
         let app = &core.app;
-        if self.kind == Kind::Isolated {
+        if !self.is_stored() {
             return Ok(());
         }
         let epoch = app.store.epoch();
@@ -183,7 +199,7 @@ impl Session {
             if !change(&mut record) {
                 return Updated::Declined;
             }
-            if self.kind == Kind::Isolated {
+            if !self.is_stored() {
                 lock(&self.known).record = record;
                 return Updated::Stored;
             }

@@ -40,7 +40,7 @@ impl Shared {
 }
 
 /// The same session at another replica.
-fn at(session: &Session, gateway: &Gw) -> Session {
+pub(crate) fn at(session: &Session, gateway: &Gw) -> Session {
     let client = gateway.client().with("mcp-session-id", &session.id);
     Session { client: client.with("mcp-protocol-version", "2025-06-18"), id: session.id.clone() }
 }

@@ -14,11 +14,12 @@ use axum::response::{IntoResponse, Response};
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
-use throughline_telemetry::{Span, Tracer};
+use throughline_telemetry::Tracer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::StatelessConfig;
+use super::spans::{self, Carried};
 use super::standard_headers::StandardHeaders;
-use super::{StatelessConfig, spans};
 
 /// The largest body of a request, in bytes: room for the longest arguments of any tool, however they are escaped.
 pub(super) const LARGEST_BODY: usize = 1 << 18;
@@ -55,12 +56,15 @@ pub(super) async fn take_in(State(intake): State<Arc<Intake>>, request: Request,
         Ok(body) => body,
         Err(refusal) => return refusal.into_response(),
     };
-    let mut span = intake.tracer.as_ref().and_then(|tracer| spans::begin(tracer, &parts.headers, &body));
+    let span = intake.tracer.as_ref().and_then(|tracer| spans::begin(tracer, &parts.headers, &body));
+    if let Some(span) = &span {
+        parts.extensions.insert(span.clone());
+    }
     let response = match intake.headers.check(&mut parts.headers, &body) {
         Ok(()) => next.run(Request::from_parts(parts, Body::from(body))).await,
         Err(refusal) => bad_request(&refusal),
     };
-    if let Some(span) = &mut span {
+    if let Some(span) = &span {
         span.answered(response.status().as_u16());
     }
     response.map(|body| Body::new(Held { body, _place: place, _span: span }))
@@ -70,7 +74,7 @@ pub(super) async fn take_in(State(intake): State<Arc<Intake>>, request: Request,
 struct Held {
     body: Body,
     _place: OwnedSemaphorePermit,
-    _span: Option<Span>,
+    _span: Option<Carried>,
 }
 
 impl http_body::Body for Held {

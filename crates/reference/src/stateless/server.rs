@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::caller::headers;
 use super::primes::Workshop;
 use super::schemas::Schemas;
+use super::spans::Carried;
 use super::tally::Tallies;
 use super::trace::TraceContext;
 use super::{Era, StatelessConfig, facts, tools};
@@ -172,6 +173,7 @@ impl ServerHandler for Server {
         }
         self.figures.called(&tool);
         let started = Instant::now();
+        let span = Carried::of(&context);
         let trace = TraceContext::of(&context.meta, headers(&context));
         let answer = match self.schemas.arguments(&tool, request.arguments.as_ref()) {
             Err(mistakes) => Ok(tools::failure(mistakes).into()),
@@ -184,6 +186,9 @@ impl ServerHandler for Server {
             Ok(_) => "complete",
             Err(_) => "error",
         };
+        if let Some(span) = span.filter(|_| outcome == "tool error") {
+            span.tool_failed();
+        }
         let trace_id = trace.as_ref().map(|trace| trace.trace_id.as_str());
         let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let instance = self.instance.as_str();

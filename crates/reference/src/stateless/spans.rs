@@ -1,9 +1,11 @@
 //! The span of each request, where traces are exported, and the figures of the status page for those who are told them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, request::Parts};
+use rmcp::RoleServer;
+use rmcp::service::RequestContext;
 use serde_json::Value;
 use throughline_telemetry::{Attribute, Message, Meter, Parent, Span, Tracer};
 
@@ -13,9 +15,30 @@ use crate::status::Figures;
 const LONGEST: usize = 64;
 const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 
+/// A span, which the request carries with it, and its answer. It ends with the last of them.
+#[derive(Clone)]
+pub(super) struct Carried(Arc<Mutex<Span>>);
+
+impl Carried {
+    /// That of the request, where it has one.
+    pub(super) fn of(context: &RequestContext<RoleServer>) -> Option<Self> {
+        context.extensions.get::<Parts>()?.extensions.get::<Self>().cloned()
+    }
+
+    /// Notes with which HTTP status it was answered.
+    pub(super) fn answered(&self, status: u16) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).answered(status);
+    }
+
+    /// Notes that the tool failed, which is an answer like any other to HTTP.
+    pub(super) fn tool_failed(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).note("error.type", "tool_error");
+    }
+}
+
 /// Begins the span of a message. Its parent is the span that the headers name, which is nearer than the one in `_meta`:
 /// whoever is on the way writes only the headers.
-pub(super) fn begin(tracer: &Tracer, headers: &HeaderMap, body: &Bytes) -> Option<Span> {
+pub(super) fn begin(tracer: &Tracer, headers: &HeaderMap, body: &Bytes) -> Option<Carried> {
     let message: Value = serde_json::from_slice(body).ok()?;
     let bounded = |text: &str| text.chars().take(LONGEST).collect::<String>();
     let method = bounded(message["method"].as_str()?);
@@ -31,7 +54,7 @@ pub(super) fn begin(tracer: &Tracer, headers: &HeaderMap, body: &Bytes) -> Optio
         Parent { traceparent: meta["traceparent"].as_str(), tracestate: meta["tracestate"].as_str() };
     let message =
         Message { method: &method, name: name.as_deref(), version: version.as_deref(), route: "/mcp" };
-    Some(tracer.serve(message, [in_headers, in_meta]))
+    Some(Carried(Arc::new(Mutex::new(tracer.serve(message, [in_headers, in_meta])))))
 }
 
 /// Has the figures pushed: they are read when there is something to push.

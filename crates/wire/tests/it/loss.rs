@@ -128,6 +128,12 @@ fn a_400_for_an_unknown_session_is_lost_only_if_one_was_named() {
 }
 
 #[test]
+fn an_error_of_the_other_era_may_mean_that_the_server_was_replaced() {
+    let body = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32022,"message":"Unsupported protocol version","data":{"message":"session not found"}}}"#;
+    assert_eq!(judge(400, body), Suspected(Sign::EraChanged));
+}
+
+#[test]
 fn other_400s_are_alive() {
     for body in [
         "",
@@ -137,7 +143,6 @@ fn other_400s_are_alive() {
         r#"{"jsonrpc":"2.0","error":{"code":-32600,"message":"Invalid Request: Server already initialized"},"id":null}"#,
         r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: Mcp-Session-Id header must be a single value"},"id":null}"#,
         r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"Missing required argument: session_id"}}"#,
-        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32022,"message":"Unsupported protocol version","data":{"message":"session not found"}}}"#,
         "Bad Request: Unsupported MCP-Protocol-Version: 2030-01-01",
         "Invalid session token",
         "duplicate \"initialize\" received",
@@ -166,6 +171,12 @@ fn other_statuses_that_name_the_session_are_suspected() {
         (422, "Unexpected message, expect initialize request", Sign::InitializeExpected),
         (503, unavailable, Sign::Unavailable),
         (500, "session not found", Sign::OtherStatus),
+        // rmcp, of a session that is just being closed: the message did not get there.
+        (
+            500,
+            "Encounter an error when get session: Session error: Session service terminated",
+            Sign::OtherStatus,
+        ),
         (403, unknown, Sign::UnknownSessionCode),
         (200, unknown, Sign::UnknownSessionCode),
     ] {

@@ -46,7 +46,9 @@ fn it_works_through_kills() {
             }
             let call = ["--protocol-era", era, "--method", "tools/call", "--tool-name", "increment"];
             let counted = inspect(&url, &call);
-            assert_eq!(counted["structuredContent"], json!({"value": 1}), "{era} after {disaster}");
+            // What shakes hands has a session for the one call; the others' is found again.
+            let count = if (era, disaster) == ("auto", "gateway") { 2 } else { 1 };
+            assert_eq!(counted["structuredContent"], json!({"value": count}), "{era} after {disaster}");
         }
     }
 }

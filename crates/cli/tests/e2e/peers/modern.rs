@@ -5,8 +5,8 @@ use serde_json::json;
 use crate::harness::{Client, Gateway, Upstream};
 
 /// How each of them is told to ask.
-const CLIENTS: [(&str, &[&str]); 3] =
-    [("fastmcp", &[]), ("typescript2", &["--mode", "auto"]), ("mcp2", &["--mode", "auto"])];
+pub(super) const CLIENTS: [(&str, &[&str]); 3] =
+    [("fastmcp", &["--mode", "auto"]), ("typescript2", &["--mode", "auto"]), ("mcp2", &["--mode", "auto"])];
 
 #[test]
 fn they_find_it_and_lose_nothing_in_kills() {
@@ -42,15 +42,5 @@ fn they_are_asked_by_a_result() {
             let answer = client.call("ask", json!({"question": disaster}));
             assert_eq!(answer["content"], json!({"answer": "sheep"}), "{name} after {disaster}");
         }
-    }
-}
-
-#[test]
-fn where_it_is_not_spoken_they_have_a_session() {
-    let upstream = Upstream::typescript1();
-    let gateway = Gateway::start(&upstream.url(), &[]);
-    for (name, arguments) in CLIENTS {
-        let mut client = Client::connect(name, &gateway.url(), arguments);
-        assert_eq!((client.increment(), client.increment()), (1, 2), "{name}");
     }
 }

@@ -49,6 +49,8 @@ pub(super) fn files_of_every_key() -> Route {
         forward_headers: vec![HeaderName::from_static("x-tenant")],
         forward_authorization: true,
         mode: Mode::Stateless,
+        state: KeptBy::Handle,
+        state_argument: "notebook".into(),
         anonymous: Anonymous::Shared,
         answers: Answers::Json,
         strict_headers: false,

@@ -1,0 +1,353 @@
+//! `subscriptions/listen` at a legacy server (2026-07-28, Subscriptions): all subscribers of a session share its one
+//! standing stream upstream, which the bridge reads as a legacy client would ([`listen`](crate::listen)). Resources are
+//! subscribed to while somebody wants to hear of them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::Response;
+use serde_json::json;
+use throughline_store::RecordKey;
+use throughline_wire::bridge::to_legacy::answer;
+use throughline_wire::bridge::to_legacy::request::Asking;
+use throughline_wire::bridge::to_legacy::subscription::{Filter, closure};
+use throughline_wire::envelope::{Envelope, Limits, Message};
+use throughline_wire::{jsonrpc, method, sse};
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::params;
+use super::reading::Reading;
+use crate::app::{App, Core};
+use crate::classify::{Arrived, Held, reads_streams};
+use crate::error::Fault;
+use crate::initialize::{self, InitializeParams};
+use crate::listen;
+use crate::reply::{self, Asked, ReplyBody};
+use crate::session::{self, InFlight, Session, lock};
+use crate::{call, upstream};
+
+/// Messages that wait for a subscriber; one that takes none of them is let go.
+const QUEUE: usize = 64;
+/// Longest answer to a subscription to a resource, in bytes.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// The hubs of sessions that have subscribers here.
+#[derive(Default)]
+pub struct Hubs(Mutex<HashMap<RecordKey, Arc<Hub>>>);
+
+/// All subscribers of one session.
+struct Hub {
+    members: Mutex<Members>,
+    /// Whether the server has a standing stream; None while that is found out.
+    opened: watch::Sender<Option<bool>>,
+    /// Wakes the task that reads it: a subscriber has left.
+    left: Notify,
+}
+
+#[derive(Default)]
+struct Members {
+    subscribers: Vec<Subscriber>,
+    /// How many want to hear of a resource.
+    resources: BTreeMap<String, usize>,
+    turns: u64,
+    /// The stream has ended: nobody joins any more.
+    closed: bool,
+}
+
+struct Subscriber {
+    turn: u64,
+    /// Raw JSON of the id of its request.
+    id: String,
+    filter: Filter,
+    to: mpsc::Sender<Bytes>,
+}
+
+/// A subscriber's place. Dropped, it has left.
+struct Place {
+    core: Rc<Core>,
+    hub: Arc<Hub>,
+    turn: u64,
+    /// The request, as a legacy client's, and what it holds of the session.
+    arrived: Rc<Arrived>,
+    in_use: InFlight,
+    resources: Vec<String>,
+}
+
+/// Answers `subscriptions/listen`.
+///
+/// # Errors
+/// As where a request is carried.
+pub(super) async fn listen(
+    core: &Rc<Core>,
+    arrived: &Arrived,
+    held: &Held,
+    asking: &Asking<'_>,
+) -> Result<Response<ReplyBody>, Fault> {
+    let filter = Filter::read(held.raw_params());
+    let filter = filter.ok_or_else(|| params(&"notifications must say what to listen to"))?;
+    if !reads_streams(&arrived.headers) {
+        return Err(Fault::NotAcceptable);
+    }
+    let params = Arc::new(InitializeParams::read(&asking.initialize_params())?);
+    let said = initialize::result(core, &arrived.route, &arrived.caller, &params).await?;
+    let session = session::bridged(core, arrived, &params).await?;
+    arrived.seen.session(&session);
+    let id = held.raw_id().unwrap_or("null");
+    let (mut place, mut messages) = join(core, arrived, &session, id);
+    let mut opened = place.hub.opened.subscribe();
+    let is_open = opened.wait_for(Option::is_some).await.is_ok_and(|opened| *opened == Some(true));
+    let mut granted = if is_open { filter.granted(&said) } else { Filter::default() };
+    let mut refused = Vec::new();
+    for uri in &granted.uris {
+        if !place.subscribe(uri).await {
+            refused.push(uri.clone());
+        }
+    }
+    granted.uris.retain(|uri| !refused.contains(uri));
+    let acknowledgement = sse::event(&granted.acknowledgement(id), None);
+    place.hub.begin(place.turn, granted);
+    let (to, body) = mpsc::channel(1);
+    let id = id.to_owned();
+    tokio::task::spawn_local(async move {
+        if to.send(acknowledgement).await.is_ok() {
+            pass(&place.core, &id, &mut messages, &to).await;
+        }
+    });
+    Ok(reply::channel(&core.app, body))
+}
+
+/// Passes on what comes, until the client or the hub goes; if the gateway does, that is said.
+async fn pass(core: &Rc<Core>, id: &str, messages: &mut mpsc::Receiver<Bytes>, to: &mpsc::Sender<Bytes>) {
+    let mut stop = core.app.stop_signal();
+    loop {
+        let message = tokio::select! {
+            biased;
+            () = to.closed() => return,
+            message = messages.recv() => message,
+            _ = stop.wait_for(|stop| *stop) => None,
+            () = tokio::time::sleep(core.app.config.streams.heartbeat) => Some(Bytes::from_static(sse::HEARTBEAT)),
+        };
+        let Some(message) = message else { break };
+        if to.send(message).await.is_err() {
+            return;
+        }
+    }
+    if core.app.is_stopping() {
+        let _ = to.send(sse::event(&closure(id), None)).await;
+    }
+}
+
+/// Enters a subscriber that hears nothing yet; the first starts the task that reads the session's stream.
+fn join(
+    core: &Rc<Core>,
+    arrived: &Arrived,
+    session: &Arc<Session>,
+    id: &str,
+) -> (Place, mpsc::Receiver<Bytes>) {
+    let (to, messages) = mpsc::channel(QUEUE);
+    let in_use = session.begin(core, &arrived.caller, None);
+    let arrived = Rc::new(arrived.in_legacy(Held::notification(method::LISTEN)));
+    let (hub, turn) = {
+        let mut hubs = lock(&core.app.hubs.0);
+        let present = hubs.get(&session.key).filter(|hub| !lock(&hub.members).closed).cloned();
+        let hub = present.unwrap_or_else(|| {
+            let hub = Arc::new(Hub {
+                members: Mutex::default(),
+                opened: watch::Sender::new(None),
+                left: Notify::new(),
+            });
+            hubs.insert(session.key, Arc::clone(&hub));
+            let (core, arrived) = (Rc::clone(core), Rc::clone(&arrived));
+            tokio::task::spawn_local(read(core, arrived, Arc::clone(session), Arc::clone(&hub)));
+            hub
+        });
+        let turn = lock(&hub.members).enter(id, to);
+        (hub, turn)
+    };
+    (Place { core: Rc::clone(core), hub, turn, arrived, in_use, resources: Vec::new() }, messages)
+}
+
+/// Reads a session's stream for as long as there are subscribers.
+async fn read(core: Rc<Core>, arrived: Rc<Arrived>, session: Arc<Session>, hub: Arc<Hub>) {
+    let _end = End { app: Arc::clone(&core.app), key: session.key, hub: Arc::clone(&hub) };
+    let answer = match listen::attend(&core, &arrived, Arc::clone(&session)).await {
+        Ok(answer) => answer,
+        Err(fault) => {
+            tracing::debug!(%fault, "the upstream gave no stream for subscribers");
+            hub.opened.send_replace(Some(false));
+            return hub.emptied().await;
+        }
+    };
+    let Ok(Reading::Events(mut events)) = Reading::of(&core, answer).await else { return };
+    hub.opened.send_replace(Some(true));
+    loop {
+        let frame = tokio::select! {
+            () = hub.emptied() => return,
+            frame = events.next() => frame,
+        };
+        let Ok(Some(frame)) = frame else { return };
+        let Some(data) = frame.data().filter(|data| frame.is_message() && !data.is_empty()) else { continue };
+        match Envelope::parse(&data, &Limits::ANY_DEPTH).map(|envelope| envelope.message) {
+            // It is about no request: nobody can be asked.
+            Ok(Message::Request { id, method, .. }) => {
+                let body = match method.as_ref() {
+                    method::PING => jsonrpc::result(id.raw(), b"{}"),
+                    _ => {
+                        let text = "The client can be asked only in the course of one of its requests";
+                        jsonrpc::error(Some(id.raw()), answer::METHOD_NOT_FOUND as i32, text, None)
+                    }
+                };
+                if let Ok(held) = Held::response(body.into()) {
+                    call::respond(&core, &arrived, &held, &session).await;
+                }
+            }
+            Ok(Message::Notification { .. }) => hub.tell(&data),
+            _ => {}
+        }
+    }
+}
+
+/// The end of the task that reads, however it comes.
+struct End {
+    app: Arc<App>,
+    key: RecordKey,
+    hub: Arc<Hub>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let mut hubs = lock(&self.app.hubs.0);
+        if hubs.get(&self.key).is_some_and(|hub| Arc::ptr_eq(hub, &self.hub)) {
+            hubs.remove(&self.key);
+        }
+        drop(hubs);
+        let mut members = lock(&self.hub.members);
+        members.closed = true;
+        members.subscribers.clear();
+        drop(members);
+        self.hub.opened.send_if_modified(|opened| opened.is_none() && opened.replace(false).is_none());
+    }
+}
+
+impl Members {
+    fn enter(&mut self, id: &str, to: mpsc::Sender<Bytes>) -> u64 {
+        self.turns += 1;
+        let (turn, id) = (self.turns, id.to_owned());
+        self.subscribers.push(Subscriber { turn, id, filter: Filter::default(), to });
+        turn
+    }
+}
+
+impl Hub {
+    /// Lets a subscriber hear what it was granted.
+    fn begin(&self, turn: u64, filter: Filter) {
+        let mut members = lock(&self.members);
+        if let Some(subscriber) = members.subscribers.iter_mut().find(|one| one.turn == turn) {
+            subscriber.filter = filter;
+        }
+    }
+
+    fn tell(&self, data: &[u8]) {
+        lock(&self.members).subscribers.retain(|one| match one.filter.outward(data, &one.id) {
+            // Who does not take what waits for it hears nothing more, and finds that out by the end of its stream.
+            Some(message) => one.to.try_send(sse::event(&message, None)).is_ok(),
+            None => true,
+        });
+    }
+
+    /// Ready when nobody is left.
+    async fn emptied(&self) {
+        loop {
+            // First the ear, then the look.
+            let left = self.left.notified();
+            tokio::pin!(left);
+            left.as_mut().enable();
+            if lock(&self.members).subscribers.is_empty() {
+                return;
+            }
+            left.await;
+        }
+    }
+}
+
+impl Place {
+    /// Sees that the server tells of this resource. False where it will not.
+    async fn subscribe(&mut self, uri: &str) -> bool {
+        let is_first = {
+            let mut members = lock(&self.hub.members);
+            let wanted = members.resources.entry(uri.to_owned()).or_default();
+            *wanted += 1;
+            *wanted == 1
+        };
+        self.resources.push(uri.to_owned());
+        if !is_first
+            || tell_server(&self.core, &self.arrived, self.in_use.session(), method::SUBSCRIBE, uri).await
+        {
+            return true;
+        }
+        self.resources.pop();
+        let _ = self.hub.release(uri);
+        false
+    }
+}
+
+impl Hub {
+    /// One less wants to hear of a resource; whether nobody does now.
+    fn release(&self, uri: &str) -> bool {
+        let mut members = lock(&self.members);
+        let Some(wanted) = members.resources.get_mut(uri) else { return false };
+        *wanted -= 1;
+        let is_last = *wanted == 0;
+        if is_last {
+            members.resources.remove(uri);
+        }
+        is_last
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.hub.members).subscribers.retain(|one| one.turn != self.turn);
+        self.hub.left.notify_waiters();
+        let unwanted: Vec<_> = self.resources.iter().filter(|uri| self.hub.release(uri)).cloned().collect();
+        if unwanted.is_empty() {
+            return;
+        }
+        let (core, arrived) = (Rc::clone(&self.core), Rc::clone(&self.arrived));
+        let session = Arc::clone(self.in_use.session());
+        tokio::task::spawn_local(async move {
+            for uri in unwanted {
+                tell_server(&core, &arrived, &session, method::UNSUBSCRIBE, &uri).await;
+            }
+        });
+    }
+}
+
+/// Subscribes to a resource, or not any more, as a client would: a recovery remembers it. False where nothing came of it.
+async fn tell_server(
+    core: &Rc<Core>,
+    arrived: &Arrived,
+    session: &Arc<Session>,
+    method: &str,
+    uri: &str,
+) -> bool {
+    let params = json!({ "uri": uri }).to_string();
+    let body = jsonrpc::request(&core.app.unique_id(), method, Some(params.as_bytes()));
+    let Ok(held) = Held::request(Bytes::from(body)) else { return false };
+    let beside = arrived.in_legacy(held).in_json();
+    let Some(held) = beside.held() else { return false };
+    let answer = async {
+        let answered = call::run(core, &beside, held, session).await?;
+        let answer = reply::relay(core, answered, &Asked::by(&beside, held)).await?;
+        reply::gathered(answer, MAX_ANSWER).await
+    };
+    match answer.await {
+        Ok((response, body)) => response.status().is_success() && upstream::is_result(&body),
+        Err(fault) => {
+            tracing::info!(%fault, method, "a subscription to a resource was not changed");
+            false
+        }
+    }
+}
