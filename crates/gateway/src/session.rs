@@ -105,6 +105,10 @@ pub struct Session {
     awaited: Mutex<Vec<progress::Call>>,
     used: AtomicU64,
     in_flight: AtomicU32,
+    /// Lets a call that waits for the first word of its answer go on without: the server has asked something elsewhere.
+    pub hurry: Notify,
+    /// The upstream has no standing stream for it.
+    pub streamless: AtomicBool,
     /// Of one that lasts for a request: others have to find it while that waits for its client.
     kept: AtomicBool,
 }
@@ -160,6 +164,8 @@ impl Session {
             awaited: Mutex::new(Vec::new()),
             used: AtomicU64::new(app.effects.now().0),
             in_flight: AtomicU32::new(0),
+            hurry: Notify::new(),
+            streamless: AtomicBool::new(false),
             kept: AtomicBool::new(false),
         }
     }
