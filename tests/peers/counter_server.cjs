@@ -1,8 +1,8 @@
 // A stateful MCP server on the official TypeScript SDK, for tests: the twin of `throughline reference`.
 //
-//     counter_server.cjs 1|2 --port N
+//     counter_server.cjs 1|2 --port N [--era modern]
 //
-// on version 1 of the SDK or on version 2, which serves the modern era too. Streamable HTTP is at /mcp, and
+// on version 1 of the SDK or on version 2, which serves the modern era too, or that alone. Streamable HTTP is at /mcp, and
 // beside it `GET /healthz` and `POST /drop-sessions` (forgets every session, as an expiry would). Its `ask` has one
 // more argument: with `aside` the question goes out on the standing stream, which in version 2 is the SDK's way.
 
@@ -15,9 +15,12 @@ const { parseArgs } = require('node:util');
 const { z } = require('zod');
 
 const {
-  values: { port },
+  values: { port, era },
   positionals: [sdk],
-} = parseArgs({ options: { port: { type: 'string', default: '0' } }, allowPositionals: true });
+} = parseArgs({
+  options: { port: { type: 'string', default: '0' }, era: { type: 'string', default: 'dual' } },
+  allowPositionals: true,
+});
 const { McpServer, Transport, isModern, answerModern, inputRequired } = sdk === '1' ? version1() : version2();
 
 const LONGEST_SLEEP_MS = 60_000;
@@ -183,7 +186,7 @@ const server = http.createServer(async (request, response) => {
   }
   if (request.url !== '/mcp') return response.writeHead(404).end();
   const body = request.method === 'POST' ? await read(request) : undefined;
-  if (await isModern(request, body)) return answerModern(request, response, body);
+  if (era === 'modern' || (await isModern(request, body))) return answerModern(request, response, body);
   if (body?.method === 'initialize') shared.initializes += 1;
   if (body?.method === 'notifications/initialized') shared.initialized += 1;
   await legacy(request, response, body);

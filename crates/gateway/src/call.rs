@@ -22,7 +22,7 @@ use crate::classify::{Arrived, Held};
 use crate::credentials::Credentials;
 use crate::deadlines::Pulse;
 use crate::error::Fault;
-use crate::session::{Awaited, InFlight, Kind, Session};
+use crate::session::{Awaited, Cancellable, InFlight, Kind, Session};
 use crate::translate::{Renamed, Tagger};
 use crate::upstream::http::SendError;
 use crate::upstream::{self, ACCEPT_BOTH, Address, JSON, Looked};
@@ -70,8 +70,13 @@ pub async fn run(
     let in_flight = session.begin(core, &arrived.caller, renamed.as_ref().map(Renamed::ids));
     let awaited = session.await_progress(held);
     let pulse = awaited.as_ref().map(Awaited::pulse);
-    let (mut looked, bound, origin) = hold(core, arrived, held, session, body, pulse).await?;
-    drop(awaited);
+    let cancellable = session.cancellable(held);
+    let (mut looked, bound, origin) = tokio::select! {
+        biased;
+        held = hold(core, arrived, held, session, body, pulse) => held?,
+        () = cancelled(cancellable.as_ref()) => return Err(Fault::Cancelled),
+    };
+    drop((awaited, cancellable));
     if let Some(step) = restore::step_of(core, session, held) {
         // Before the client hears of it: what it was told must survive a loss.
         looked.read_on(core.app.config.limits.answer_bytes).await.map_err(upstream::fault_of)?;
@@ -83,6 +88,13 @@ pub async fn run(
         (_, None) => Translate::Alone,
     };
     Ok(Answered { looked, translate, carried: Some((bound, origin)), in_flight: Some(in_flight) })
+}
+
+async fn cancelled(request: Option<&Cancellable>) {
+    match request {
+        Some(request) => request.cancelled().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Sends, and sends again in a new binding if the session turns out to be lost.
@@ -272,9 +284,9 @@ pub async fn notify(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &A
 /// Frees what a request holds that its client has cancelled: many servers do not answer it any more.
 fn cancel(core: &Rc<Core>, session: &Session, held: &Held) {
     let Ok(Some(at)) = held.param(&["requestId"]) else { return };
-    let request = std::str::from_utf8(&held.body[at]).ok();
-    let outlet = request.and_then(|request| core.app.outlets.of_request(session.key, request));
-    if let Some(outlet) = outlet {
+    let Ok(request) = std::str::from_utf8(&held.body[at]) else { return };
+    session.cancel(request);
+    if let Some(outlet) = core.app.outlets.of_request(session.key, request) {
         outlet.cancel();
     }
 }

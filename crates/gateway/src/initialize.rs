@@ -75,7 +75,7 @@ impl Opened {
     /// Lets a modern server be told of this very client, which was told this version.
     pub fn introduce(&mut self, params: &InitializeParams, told: Option<ProtocolVersion>) {
         let Some(modern) = &self.address.modern else { return };
-        self.address.modern = Some(Modern::new(params, modern.offers()));
+        self.address.modern = Some(modern.another(params));
         let told = told.unwrap_or_else(|| hello::told_version(&params.version));
         self.address.version = version_header(told.as_str());
     }
@@ -179,8 +179,8 @@ async fn ask_at(
     credentials: &Credentials,
     params: &InitializeParams,
 ) -> Result<Answer, NoAnswer> {
-    let anywhere = || Address { at: Place::At(Arc::clone(&seat)), ..Address::anywhere(&route.fleet) };
-    let discover = || discover(core, route, anywhere().on_behalf(credentials), params);
+    let there = Address::at(Place::At(Arc::clone(&seat))).on_behalf(credentials);
+    let discover = || discover(core, route, &there, params);
     if route.era.is_modern_only(core.app.effects.now())
         && let Some(answer) = discover().await.map_err(NoAnswer::Fault)?
     {
@@ -195,7 +195,7 @@ async fn ask_at(
                 && route.era.speaks_modern(core.app.effects.now()) != Some(false)
                 && may_be_modern(refusal.status.as_u16(), &refusal.body) =>
         {
-            if let Some(found) = discover().await.map_err(NoAnswer::Fault)? {
+            if let Ok(Some(found)) = discover().await {
                 route.era.learn_legacy(false, core.app.effects.now());
                 return Ok(found);
             }
@@ -209,10 +209,10 @@ async fn ask_at(
 async fn discover(
     core: &Rc<Core>,
     route: &Route,
-    address: Address,
+    at: &Address,
     params: &InitializeParams,
 ) -> Result<Option<Answer>, Fault> {
-    let (probe, discovered) = probe::discover(core, &address).await.map_err(upstream::fault_of)?;
+    let (probe, discovered) = probe::discover(core, at).await.map_err(upstream::fault_of)?;
     route.era.learn(probe, core.app.effects.now());
     let Some(discovered) = discovered.filter(|_| probe == Probe::Modern) else { return Ok(None) };
     let told = hello::told_version(&params.version);

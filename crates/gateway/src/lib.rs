@@ -33,6 +33,7 @@ pub mod error;
 pub mod exchange;
 pub mod front;
 pub mod grants;
+pub mod inbox;
 pub mod initialize;
 pub mod keys;
 pub mod lease;

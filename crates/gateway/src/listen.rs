@@ -5,13 +5,14 @@
 //! as it is. A client that opens a second stream gets the messages on that one from then on: the task is handed the new
 //! stream, the upstream notices nothing.
 
+mod lent;
 mod stream;
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Response;
+use http::{Response, StatusCode};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 
@@ -57,6 +58,7 @@ pub async fn listen(
     if !reads_streams(&arrived.headers) {
         return Err(Fault::NotAcceptable);
     }
+    arrived.seen.session(&session);
     session.touch(core.app.effects.now());
     match last_event_id.and_then(|text| EventId::parse(&core.app, session.key, text)) {
         None => {
@@ -103,11 +105,15 @@ pub async fn resume(
         return answer::resume(core, arrived, &session, id).await;
     }
     let last = answer::last_of(core, id).await?;
+    if last.alive && last.is_behind(id) {
+        return Err(Fault::StoreAway);
+    }
     if last.alive {
         return Ok(reply::channel(&core.app, watch(core, id, primes(&session))));
     }
     let (number, upstream) = match last.left_off() {
-        Some((number, upstream)) => (number, Some(upstream)),
+        // Above what the client has, where the log could not take it: else it would not get what comes next.
+        Some((number, upstream)) => (number.max(id.number), Some(upstream)),
         None => (id.number, None),
     };
     let outlet = Outlet::new(id.key, Opener::Listen, None, number);
@@ -129,6 +135,10 @@ async fn stand(
     let (handed, others) = mpsc::channel(1);
     // Nor need calls wait for its beginning.
     let listener = Listener { handed, reached: Arc::new(watch::Sender::new(bound.generation)) };
+    // Of a session one replica reads the upstream's stream.
+    if lock(&session.listener).is_none() && lent::is_read_elsewhere(core, &session).await? {
+        return lent::lend(core, &session, &client, resumed.number).await;
+    }
     // Before it is handed over: it is followed when the task looks.
     let outlet = Arc::clone(&client.outlet);
     if let Some(present) = hand_over(core, &session, &client, &listener, resumed.number, prime).await {
@@ -139,13 +149,20 @@ async fn stand(
         // Another connection was faster.
         Err(present) => return Ok(connect(core, &present, resumed.number, prime)),
     };
-    let mut stream = Stream::new(core, session, bound, arrived, writer, listener, others, in_use);
+    let mut stream =
+        Stream::new(core, Arc::clone(&session), bound, arrived, writer, listener, others, in_use);
     stream.upstream_left_off(resumed.upstream);
     match stream.open().await? {
         Opened::Stream(body) => {
+            let held = lent::hold(core, &session).await;
             let connection = connect(core, &outlet, resumed.number, prime);
-            tokio::task::spawn_local(stream.run(body));
+            tokio::task::spawn_local(stream.run(body, held));
             Ok(connection)
+        }
+        Opened::None(StatusCode::CONFLICT) if lent::is_read_elsewhere(core, &session).await? => {
+            // Another replica was faster.
+            drop(stream);
+            lent::lend(core, &session, &client, resumed.number).await
         }
         Opened::None(status) => {
             // Servers without a stream say so in many ways. Some clients take a 404 for the end of their session,

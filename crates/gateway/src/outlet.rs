@@ -34,9 +34,10 @@ use crate::session::{Kind, Session, lock};
 const WAITING: usize = 64;
 const WAITING_BYTES: usize = 256 * 1024;
 
-/// How often whoever writes to a stream shows other replicas that it does, and after how long it counts as gone.
+/// How often whoever writes to a stream shows other replicas that it does.
 const BEAT: Duration = Duration::from_secs(2);
-const GONE: Duration = Duration::from_secs(6);
+/// After how long without that it counts as gone.
+pub const GONE: Duration = Duration::from_secs(6);
 
 /// What opened a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,6 +208,17 @@ impl Outlet {
     /// Number of the last event that was handed to a connection.
     fn taken(&self) -> u64 {
         lock(&self.state).taken
+    }
+
+    /// Of a stream whose client is at another replica, which has told it how to come back.
+    pub fn at_another(key: StreamKey, last: u64) -> Arc<Self> {
+        let outlet = Self::new(key, Opener::Listen, None, last);
+        {
+            let mut state = lock(&outlet.state);
+            state.known = true;
+            state.elsewhere = Some(Instant::now() + GONE);
+        }
+        outlet
     }
 
     /// Notes that a connection of another replica follows, and what it has taken.

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue};
@@ -21,6 +22,8 @@ use crate::upstream::{self, Address, Looked, http::SendError};
 /// How long "speaks legacy revisions only" is believed: after an update of the upstream, modern clients are passed
 /// on within this time.
 const LEGACY_MS: u64 = 30_000;
+/// How long the answer to `server/discover` may take; requests wait for it.
+const ASKED: Duration = Duration::from_secs(60);
 /// How long "speaks modern revisions" is believed without a sign of the contrary.
 const MODERN_MS: u64 = 600_000;
 
@@ -98,24 +101,33 @@ pub async fn speaks_modern(core: &Rc<Core>, arrived: &Arrived) -> Result<bool, F
     Ok(speaks)
 }
 
-/// Whether the server that an answer came from is one of another era than the session was made with. Nothing is
-/// believed of it any more then.
+/// Whether the server that an answer came from is one of another era than the one that the session was made with.
+/// Nothing is believed of it any more then.
 pub async fn has_changed(core: &Rc<Core>, route: &Route, address: &Address) -> bool {
-    let was_modern = address.modern.is_some();
-    let now = match discover(core, &Address { modern: None, session_id: None, ..address.clone() }).await {
+    // A server of both eras may refuse a client's header, and keep its session.
+    if upstream::ping(core, address).await == Some(true) {
+        return false;
+    }
+    let anywhere = Address { modern: None, session_id: None, ..address.clone() };
+    let now = match discover(core, &anywhere).await {
         Ok((Probe::Modern, _)) => true,
         Ok((Probe::Legacy, _)) => false,
         Ok((Probe::Inconclusive, _)) | Err(_) => return false,
     };
-    if was_modern != now {
+    let changed = address.modern.is_some() != now;
+    if changed {
         route.era.forget();
     }
-    was_modern != now
+    changed
 }
 
 /// Asks with a request of the gateway's own: a client's call might be executed by a legacy server. With what a modern
 /// server says of itself, raw JSON of the result.
 pub async fn discover(core: &Rc<Core>, address: &Address) -> Result<(Probe, Option<Bytes>), SendError> {
+    tokio::time::timeout(ASKED, ask(core, address)).await.unwrap_or(Ok((Probe::Inconclusive, None)))
+}
+
+async fn ask(core: &Rc<Core>, address: &Address) -> Result<(Probe, Option<Bytes>), SendError> {
     const ID: &str = "\"throughline-discover\"";
     let version = ProtocolVersion::V2026_07_28.as_str();
     let params = format!(

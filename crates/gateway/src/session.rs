@@ -4,6 +4,7 @@
 //! [`recover`]; how the store and other replicas hear of it, and it of them, in `session/record.rs`.
 
 mod bridged;
+mod cancel;
 mod progress;
 mod record;
 mod table;
@@ -20,6 +21,7 @@ use throughline_wire::version::{Era, ProtocolVersion};
 use tokio::sync::Notify;
 
 pub use bridged::{bridged, opened, rejoined};
+pub use cancel::Cancellable;
 pub use progress::Awaited;
 pub use record::Updated;
 use record::{Known, Reading};
@@ -103,6 +105,7 @@ pub struct Session {
     read_at: AtomicU64,
     calls: Mutex<Vec<Call>>,
     awaited: Mutex<Vec<progress::Call>>,
+    waiting: Mutex<Vec<cancel::Waiting>>,
     used: AtomicU64,
     in_flight: AtomicU32,
     /// Lets a call that waits for the first word of its answer go on without: the server has asked something elsewhere.
@@ -162,6 +165,7 @@ impl Session {
             read_at: AtomicU64::new(record::STALE),
             calls: Mutex::new(Vec::new()),
             awaited: Mutex::new(Vec::new()),
+            waiting: Mutex::new(Vec::new()),
             used: AtomicU64::new(app.effects.now().0),
             in_flight: AtomicU32::new(0),
             hurry: Notify::new(),

@@ -6,7 +6,7 @@
 //! | Backend | Where |
 //! |---|---|
 //! | `log/memory.rs` | this process |
-//! | `redis/events.rs` | Redis, which trims what it is told to; how much it may hold in all is for its operator to say |
+//! | `redis/events.rs` | Redis, which trims what it is told to; how much it may hold is counted by each process of what it writes |
 //! | `log/embedded.rs` | a redb file of its own beside the records, made at the first event. It is no treasure: one that is damaged is replaced by an empty one |
 
 pub(crate) mod embedded;
@@ -59,7 +59,7 @@ pub struct Keep {
     pub bytes: u64,
     /// Events above this number stay, however many and long they are.
     pub above: u64,
-    /// How many bytes of payload the whole log may hold; Redis has limits of its own.
+    /// How many bytes of payload the whole log may hold; in Redis, what this process has written of it.
     pub total: u64,
 }
 

@@ -31,6 +31,7 @@ mod scan;
 mod script;
 mod sentinel;
 mod signals;
+mod written;
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
@@ -53,6 +54,7 @@ use self::frame::{Frame, hex};
 use self::place::Kind;
 use self::script::Script;
 use self::signals::Signals;
+use self::written::Written;
 use crate::record::{Millis, Record, RecordKey, Stored, Version};
 use crate::watch::Watch;
 use crate::{Put, Stats, StoreError};
@@ -83,6 +85,7 @@ struct Shared {
     room: Semaphore,
     writes: AtomicU64,
     calls: AtomicU64,
+    written: Written,
 }
 
 /// Whether the first attempts have been made.
@@ -102,6 +105,7 @@ impl Redis {
             room: Semaphore::new(ROOM as usize),
             writes: AtomicU64::new(0),
             calls: AtomicU64::new(0),
+            written: Written::default(),
             place,
         });
         let (stop, stopped) = watch::channel(());

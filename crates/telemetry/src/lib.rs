@@ -43,7 +43,7 @@ pub struct Teller<'a> {
     pub instance: &'a str,
 }
 
-/// What exports. Dropped, it stops without waiting for what is under way.
+/// What exports. [`Telemetry::shut_down`] ends it within a bound; merely dropped, it may wait for a collector.
 #[derive(Debug)]
 pub struct Telemetry {
     scope: opentelemetry::InstrumentationScope,
@@ -83,18 +83,12 @@ impl Telemetry {
             collector: asks_for_collector(signal, env),
             insights: env(CONNECTION_STRING).filter(|_| !is_off(signal, env)),
         };
-        let (traces, metrics) = (wanted(Signal::Traces), wanted(Signal::Metrics));
-        if !traces.any() && !metrics.any() {
-            return None;
-        }
-        let resource = resource(teller, env);
+        let resource = || resource(teller, env);
+        let traces = wanted(Signal::Traces).tracers(resource);
+        let metrics = wanted(Signal::Metrics).meters(resource);
         let scope =
             opentelemetry::InstrumentationScope::builder(teller.service).with_version(teller.version).build();
-        Some(Telemetry {
-            scope,
-            traces: traces.any().then(|| traces.tracers(resource.clone())),
-            metrics: metrics.any().then(|| metrics.meters(resource)),
-        })
+        (traces.is_some() || metrics.is_some()).then_some(Telemetry { scope, traces, metrics })
     }
 
     /// What begins spans; None where traces are not exported.
@@ -109,29 +103,21 @@ impl Telemetry {
 
     /// Delivers what is left, within five seconds.
     pub fn shut_down(self) {
-        let (done, waits) = mpsc::sync_channel(2);
-        // A thread for each, since a collector that is away takes all the time there is.
-        let flushed = [
-            self.traces.map(|traces| flush(&done, move || traces.shutdown())),
-            self.metrics.map(|metrics| flush(&done, move || metrics.shutdown())),
-        ];
-        drop(done);
-        for _ in flushed.into_iter().flatten() {
-            if waits.recv_timeout(LAST_WORDS) == Err(mpsc::RecvTimeoutError::Timeout) {
-                tracing::warn!("the last traces and metrics were not delivered in time");
-                return;
+        // A thread for each, since a collector that is away takes all the time there is. Why it failed has been said
+        // where it was tried.
+        let traces = self.traces.map(|traces| thread::spawn(move || drop(traces.shutdown())));
+        let metrics = self.metrics.map(|metrics| thread::spawn(move || drop(metrics.shutdown())));
+        let (done, waits) = mpsc::sync_channel(1);
+        thread::spawn(move || {
+            for thread in [traces, metrics].into_iter().flatten() {
+                let _ = thread.join();
             }
+            let _ = done.send(());
+        });
+        if waits.recv_timeout(LAST_WORDS).is_err() {
+            tracing::warn!("the last traces and metrics were not delivered in time");
         }
     }
-}
-
-fn flush<E>(done: &mpsc::SyncSender<()>, shut_down: impl FnOnce() -> Result<(), E> + Send + 'static) {
-    let done = done.clone();
-    thread::spawn(move || {
-        // Why it failed has been said where it was tried.
-        let _ = shut_down();
-        let _ = done.send(());
-    });
 }
 
 /// Where a signal goes.
@@ -141,53 +127,64 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn any(&self) -> bool {
-        self.collector || self.insights.is_some()
-    }
-
-    fn tracers(self, resource: Resource) -> SdkTracerProvider {
-        let mut tracers = TracerProviderBuilder::default().with_resource(resource);
-        if self.collector {
-            let exporter = opentelemetry_otlp::SpanExporter::builder()
-                .with_http()
-                .with_http_client(Delivery::to("the collector of traces"))
-                .build();
-            match exporter {
-                Ok(exporter) => tracers = tracers.with_batch_exporter(exporter),
-                Err(error) => tracing::warn!(%error, "traces are not exported: see OTEL_EXPORTER_OTLP_*"),
-            }
+    /// None where there is nowhere to go: spans that nobody sees would only stand between those of others.
+    fn tracers(self, resource: impl Fn() -> Resource) -> Option<SdkTracerProvider> {
+        let collector = self.collector.then(|| {
+            let delivery = Delivery::to("the collector of traces");
+            let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().with_http_client(delivery);
+            understood(exporter.build())
+        });
+        let (collector, insights) = (collector.flatten(), self.insights());
+        if collector.is_none() && insights.is_none() {
+            return None;
         }
-        if let Some(exporter) = self.insights.as_deref().and_then(insights) {
+        let mut tracers = TracerProviderBuilder::default().with_resource(resource());
+        if let Some(exporter) = collector {
             tracers = tracers.with_batch_exporter(exporter);
         }
-        tracers.build()
+        if let Some(exporter) = insights {
+            tracers = tracers.with_batch_exporter(exporter);
+        }
+        Some(tracers.build())
     }
 
-    fn meters(self, resource: Resource) -> SdkMeterProvider {
-        let mut meters = MeterProviderBuilder::default().with_resource(resource);
-        if self.collector {
-            let exporter = opentelemetry_otlp::MetricExporter::builder()
-                .with_http()
-                .with_http_client(Delivery::to("the collector of metrics"))
-                .build();
-            match exporter {
-                Ok(exporter) => meters = meters.with_periodic_exporter(exporter),
-                Err(error) => tracing::warn!(%error, "metrics are not exported: see OTEL_EXPORTER_OTLP_*"),
-            }
+    /// The same of metrics.
+    fn meters(self, resource: impl Fn() -> Resource) -> Option<SdkMeterProvider> {
+        let collector = self.collector.then(|| {
+            let delivery = Delivery::to("the collector of metrics");
+            let exporter =
+                opentelemetry_otlp::MetricExporter::builder().with_http().with_http_client(delivery);
+            understood(exporter.build())
+        });
+        let (collector, insights) = (collector.flatten(), self.insights());
+        if collector.is_none() && insights.is_none() {
+            return None;
         }
-        if let Some(exporter) = self.insights.as_deref().and_then(insights) {
+        let mut meters = MeterProviderBuilder::default().with_resource(resource());
+        if let Some(exporter) = collector {
             meters = meters.with_periodic_exporter(exporter);
         }
-        meters.build()
+        if let Some(exporter) = insights {
+            meters = meters.with_periodic_exporter(exporter);
+        }
+        Some(meters.build())
+    }
+
+    fn insights(&self) -> Option<opentelemetry_application_insights::Exporter<Delivery>> {
+        let connection = self.insights.as_ref()?;
+        let delivery = Delivery::to("Application Insights");
+        opentelemetry_application_insights::Exporter::new_from_connection_string(connection, delivery)
+            // Why not is not repeated, since it may hold what is a secret.
+            .map_err(|_| tracing::warn!("{CONNECTION_STRING} is not understood: nothing is sent there"))
+            .ok()
     }
 }
 
-fn insights(connection: &str) -> Option<opentelemetry_application_insights::Exporter<Delivery>> {
-    let delivery = Delivery::to("Application Insights");
-    opentelemetry_application_insights::Exporter::new_from_connection_string(connection, delivery)
-        .map_err(|_| {
-            tracing::warn!("{CONNECTION_STRING} is not understood: nothing goes to Application Insights")
-        })
+fn understood<E>(exporter: Result<E, opentelemetry_otlp::ExporterBuildError>) -> Option<E> {
+    exporter
+        .map_err(
+            |error| tracing::warn!(%error, "OTEL_EXPORTER_OTLP_* is not understood: nothing is sent there"),
+        )
         .ok()
 }
 
@@ -266,6 +263,7 @@ mod tests {
         assert_eq!(signals(&[at, ("OTEL_EXPORTER_OTLP_PROTOCOL", PROTOCOL)]), (true, true));
         assert_eq!(signals(&[insights]), (true, true));
         assert_eq!(signals(&[insights, ("OTEL_TRACES_EXPORTER", "none")]), (false, true));
+        assert_eq!(signals(&[(CONNECTION_STRING, "nonsense")]), (false, false));
     }
 
     #[test]

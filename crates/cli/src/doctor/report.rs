@@ -110,7 +110,12 @@ fn findings(facts: &Facts) -> Vec<Finding> {
         (true, false) => "2026-07-28 and later only: clients with a handshake cannot use it",
         _ => "revisions with a handshake",
     };
-    let mut found = vec![fine("Revisions", format!("{} ({era})", facts.revisions.join(", ")))];
+    let mut found = vec![Finding {
+        about: "Revisions",
+        said: format!("{} ({era})", facts.revisions.join(", ")),
+        trouble: !facts.legacy,
+        mended: "translated, so that clients with a handshake can use it too",
+    }];
     if facts.legacy {
         found.push(session(facts));
     }
@@ -206,7 +211,7 @@ fn clients(facts: &Facts) -> Vec<Client> {
         (false, false) => "works",
     };
     if !facts.legacy {
-        let only = "needs a client of 2026-07-28";
+        let only = "cannot use it: it speaks 2026-07-28 only";
         return vec![one("older clients", true, only), one("Copilot Studio", true, only)];
     }
     vec![

@@ -17,7 +17,7 @@ fn it_lists_what_a_server_has() {
     let (legacy, dual) = (Upstream::rmcp(), Upstream::rmcp_dual());
     let gateway = Gateway::start(&legacy.url(), &[]);
     for (url, version) in
-        [(legacy.url(), "2025-11-25"), (dual.url(), "2026-07-28"), (gateway.url(), "2025-11-25")]
+        [(legacy.url(), "2025-11-25"), (dual.url(), "2026-07-28"), (gateway.url(), "2026-07-28")]
     {
         let listed = call(&[&url]);
         assert_eq!(listed.code, 0, "{}", listed.stderr);
@@ -68,12 +68,12 @@ fn its_sessions_do_not_stay_behind() {
     let gateway = Gateway::start(&upstream.url(), &["--admin", &admin]);
     let state = gateway.state_dir().to_str().expect("a path in UTF-8");
     let sessions = || run(&["sessions", "ls", "--json", "--admin", &admin, "--state-dir", state]).json();
-    assert_eq!(call(&[&gateway.url(), "increment"]).code, 0);
+    assert_eq!(call(&[&gateway.url(), "increment", "--era", "legacy"]).code, 0);
     assert_eq!(sessions(), json!([]));
 
     // Not by Ctrl-C either.
     let url = gateway.url();
-    let arguments = ["call", url.as_str(), "sleep", r#"{"ms":60000}"#];
+    let arguments = ["call", url.as_str(), "sleep", r#"{"ms":60000}"#, "--era", "legacy"];
     let mut waiting = Process::start("call", env!("CARGO_BIN_EXE_throughline"), &arguments);
     crate::harness::until("the call to be under way", || {
         waiting.printed().contains("progress").then_some(())
@@ -163,7 +163,7 @@ fn what_a_server_asks_is_answered_at_the_terminal() {
             }
             assert!(terminal.succeeds(), "{}", terminal.printed());
             let result = terminal.wait_for_line(0, |line| {
-                let at = line.find(r#"{"content""#)?;
+                let at = line.find('{').filter(|_| line.contains("structuredContent"))?;
                 Some(line[at..].to_owned())
             });
             let result: Value = serde_json::from_str(&result.0).expect("JSON");
@@ -190,8 +190,17 @@ fn the_wire_is_shown_without_secrets() {
     let upstream = Upstream::rmcp();
     let gateway = Gateway::start(&upstream.url(), &[]);
     let url = format!("{}?code=secret-in-query", gateway.url());
-    let arguments =
-        ["call", &url, "session", "--raw", "--header", "X-Api-Key: secret-in-header", "--header-env"];
+    let arguments = [
+        "call",
+        &url,
+        "session",
+        "--era",
+        "legacy",
+        "--raw",
+        "--header",
+        "X-Api-Key: secret-in-header",
+        "--header-env",
+    ];
     let arguments = [&arguments[..], &["X-Other:OTHER"]].concat();
     let variables = [("OTHER", "secret-in-variable"), ("THROUGHLINE_BEARER", "secret-bearer")];
     let ran = run_with(&arguments, &variables, "");

@@ -17,30 +17,8 @@ use client::{Client, Kind};
 use fleet::{Balancer, Fleet};
 use ledger::Ledger;
 
-use crate::harness::Engine;
-
-/// A small generator: what matters is that a seed says everything.
-#[derive(Clone)]
-struct Dice(u64);
-
-impl Dice {
-    fn new(seed: u64) -> Self {
-        // Never nought, and small seeds far apart.
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    /// A number below `sides`.
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
-
-fn setting(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
-}
+use crate::cuts::{Place, cut};
+use crate::harness::{Dice, Engine, Upstream, setting};
 
 #[test]
 fn over_one_redis() {
@@ -132,4 +110,11 @@ fn run(engine: Engine, fate: Fate) -> Ledger {
         assert!(ledger.has_recovered(), "something was lost, and came back");
     }
     ledger
+}
+
+/// Where nothing dies, but connections do.
+#[test]
+fn of_connections_that_are_cut() {
+    cut(&Upstream::rmcp(), Place::Client, 200);
+    cut(&Upstream::rmcp(), Place::Both, 100);
 }

@@ -78,3 +78,14 @@ fn where_no_server_is_it_says_so() {
     }
     assert_eq!(doctor(&["not a url"]).status.code(), Some(2));
 }
+
+#[test]
+fn a_server_without_handshake_is_for_few_clients_and_behind_the_gateway_for_all() {
+    let upstream = Upstream::stateless(&[], &["--era", "modern"]);
+    let (code, direct) = report(&[&upstream.url()]);
+    assert_eq!((code, client(&direct, "older clients")["trouble"].clone()), (1, json!(true)), "{direct:#}");
+    let gateway = Gateway::start(&upstream.url(), &[]);
+    let (_, through) = report(&[&gateway.url()]);
+    assert_eq!(through["revisions"].as_array().map(Vec::len), Some(5), "{through:#}");
+    assert_eq!(client(&through, "SDK clients")["trouble"], false, "{through:#}");
+}

@@ -1,24 +1,32 @@
-//! Promise 4: a modern request passes to an upstream that speaks its era; toward another the gateway is a legacy
-//! client in its name.
+//! Promise 4: a modern request passes to an upstream that speaks its era, and is bridged to another.
 
 use serde_json::json;
 
 use crate::harness::{Gateway, MODERN, Mcp, Upstream};
 
 #[test]
-fn a_legacy_upstream_is_spoken_to_as_its_era_has_it() {
-    for upstream in [Upstream::rmcp(), Upstream::python1()] {
-        let gateway = Gateway::start(&upstream.url(), &[]);
+fn at_a_legacy_upstream_a_modern_client_has_a_session_without_knowing() {
+    for mut upstream in [Upstream::rmcp(), Upstream::python1()] {
+        let mut gateway = Gateway::start(&upstream.url(), &[]);
         let client = Mcp::new(gateway.url());
         let found = client.modern_request("server/discover", json!({}));
         assert_eq!(found.message()["result"]["supportedVersions"], json!([MODERN]), "{found:?}");
-        for round in 1..=2 {
+        let count = || {
             let counted = client.modern_request("tools/call", json!({"name": "increment", "arguments": {}}));
-            let result = &counted.message()["result"];
-            assert_eq!(result["structuredContent"], json!({"value": round}), "{counted:?}");
-            assert_eq!((&result["resultType"], counted.header("mcp-session-id")), (&json!("complete"), None));
+            assert_eq!(counted.header("mcp-session-id"), None);
+            counted.message()["result"].clone()
+        };
+        for expected in 1..=10 {
+            let counted = count();
+            assert_eq!(counted["structuredContent"], json!({"value": expected}), "{counted}");
+            assert_eq!(counted["resultType"], "complete", "{counted}");
+            if expected == 5 {
+                gateway.restart();
+            }
         }
-        assert_eq!(Mcp::connected(gateway.url()).increment(), 1, "legacy clients are served beside it");
+        upstream.restart();
+        assert_eq!(count()["structuredContent"], json!({"value": 1}), "a new session of the server's");
+        assert_eq!(Mcp::connected(gateway.url()).increment(), 1, "legacy clients have sessions of their own");
     }
 }
 

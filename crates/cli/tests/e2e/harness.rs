@@ -2,6 +2,8 @@
 
 mod client;
 mod collector;
+mod cutter;
+mod dice;
 mod gateway;
 pub(crate) mod http;
 mod mcp;
@@ -11,13 +13,16 @@ mod process;
 mod python;
 mod ran;
 mod redis;
+pub(crate) mod resuming;
 mod setup;
 mod upstream;
 
 pub(crate) use client::Client;
 pub(crate) use collector::Collector;
+pub(crate) use cutter::Cutter;
+pub(crate) use dice::{Dice, setting};
 pub(crate) use gateway::Gateway;
-pub(crate) use mcp::{Answer, MODERN, Mcp};
+pub(crate) use mcp::{Answer, MODERN, Mcp, request};
 pub(crate) use nginx::Balancer;
 pub(crate) use process::{Process, free_port, until};
 pub(crate) use python::command as python_command;

@@ -172,7 +172,8 @@ fn errors_are_counted_by_kind_and_recoveries_are_seen() {
     let mut upstream = Upstream::rmcp();
     let gateway = Gateway::start(&upstream.url(), &[]);
     let start = |url: &str| {
-        let arguments = ["load", url, "increment", "--duration", "2s", "--warm-up", "0", "--json"];
+        let arguments =
+            ["load", url, "increment", "--client", "issued", "--duration", "2s", "--warm-up", "0", "--json"];
         Process::start("load", env!("CARGO_BIN_EXE_throughline"), &arguments)
     };
     let report = |load: &Process| {

@@ -63,8 +63,11 @@ fn schemathesis_finds_the_answers_to_be_as_described() {
             "[upstream]\nurl = \"{}\"\nanonymous = \"shared\"\nrest.tool_errors = \"{errors}\"\n",
             upstream.url()
         ));
+        // It keeps notes where it runs.
+        let notes = tempfile::tempdir().expect("a directory");
         let mut command = python_command("openapi");
         command
+            .current_dir(notes.path())
             .args(["-m", "schemathesis.cli", "run", &gateway.at("/rest/openapi.json")])
             .args([
                 "--phases",

@@ -5,6 +5,7 @@
 mod bridged;
 mod clients;
 mod everything;
+mod handshakes;
 mod inspector;
 mod modern;
 mod standing;

@@ -12,13 +12,14 @@ use throughline_wire::{envelope, jsonrpc, method};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::{Handed, Listener, reach};
+use super::{Handed, Listener, lent, reach};
 use crate::app::Core;
 use crate::binding::{Bound, Lost};
 use crate::call::{kept_headers, listen_headers};
 use crate::classify::Arrived;
 use crate::credentials::Credentials;
 use crate::error::Fault;
+use crate::inbox::Held;
 use crate::outlet::{Followed, Say, Writer};
 use crate::recover;
 use crate::session::{InFlight, Session, lock};
@@ -185,11 +186,21 @@ impl Stream {
         self.bound = bound;
     }
 
-    pub(super) async fn run(mut self, body: AnswerBody) {
+    /// `held`: where other replicas hand over their clients' streams.
+    pub(super) async fn run(mut self, body: AnswerBody, held: Option<Held>) {
+        let lending = held.map(|held| {
+            let (core, session, to) =
+                (Rc::clone(&self.core), Arc::clone(&self.session), self.listener.handed.clone());
+            tokio::task::spawn_local(lent::take(core, session, held, to))
+        });
         for writer in &mut self.outlets {
             writer.announce().await;
         }
         self.read_on(body).await;
+        if let Some(lending) = lending {
+            lending.abort();
+            lent::let_go(&self.core, &self.session).await;
+        }
         for writer in &mut self.outlets {
             writer.hand_on().await;
         }

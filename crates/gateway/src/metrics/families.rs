@@ -7,6 +7,8 @@ use super::{BOUNDS, CLASSES, ERAS, Histogram, NAMES, RouteCounts, SIGNS, Shard, 
 use crate::app::App;
 use crate::session::{Kind as SessionKind, lock};
 
+/// Those that last longer than a request.
+const KINDS: [SessionKind; 3] = [SessionKind::Issued, SessionKind::Keyed, SessionKind::Bridged];
 const OUTCOMES: [&str; 2] = ["restored", "failed"];
 
 /// One name, and what is counted under it.
@@ -288,13 +290,15 @@ fn endpoints(of: &Reading<'_>, to: &mut dyn Samples) {
 }
 
 fn sessions(of: &Reading<'_>, to: &mut dyn Samples) {
-    let mut counts = vec![[0_u64; 2]; of.app.routes.len()];
+    let mut counts = vec![[0_u64; KINDS.len()]; of.app.routes.len()];
     of.app.sessions.for_each(|session| {
-        counts[session.route.index][usize::from(session.kind != SessionKind::Issued)] += 1;
+        if let Some(kind) = KINDS.iter().position(|kind| *kind == session.kind) {
+            counts[session.route.index][kind] += 1;
+        }
     });
     for (route, counts) in of.app.routes.iter().zip(counts) {
-        for (kind, count) in ["issued", "keyed"].into_iter().zip(counts) {
-            whole(to, &[("route", &route.config.path), ("kind", kind)], count);
+        for (kind, count) in KINDS.iter().zip(counts) {
+            whole(to, &[("route", &route.config.path), ("kind", kind.as_str())], count);
         }
     }
 }

@@ -40,6 +40,10 @@ use crate::{names, probe};
 
 const INVALID_PARAMS: i32 = -32602;
 const METHOD_NOT_FOUND: i32 = -32601;
+/// Resources that one session may be subscribed to: as many as are restored after a loss.
+const MAX_URIS: usize = 256;
+/// Longest URI of one, in bytes.
+const MAX_URI: usize = 8 * 1024;
 /// The levels of RFC 5424, as both eras name them.
 const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 /// What a client sees of a server's log if it has not said: servers with a handshake send what they see fit, modern
@@ -60,8 +64,8 @@ pub struct Modern {
     level: Mutex<Option<String>>,
     /// The resources that it has subscribed to.
     uris: watch::Sender<BTreeSet<String>>,
-    /// None until they are needed, and when they may have changed.
-    mirrors: Mutex<Option<Mirrors>>,
+    /// None until they are needed, and when they may have changed. Sessions of one kind of client have them in common.
+    mirrors: Arc<Mutex<Option<Mirrors>>>,
     /// Requests under way, by the raw JSON of their id.
     calls: Mutex<Vec<(Box<str>, Arc<Notify>)>>,
 }
@@ -69,16 +73,27 @@ pub struct Modern {
 impl Modern {
     /// For a client that announced this to a server that offers that.
     pub fn new(params: &InitializeParams, offers: Offers) -> Arc<Self> {
-        Arc::new(Modern {
+        Arc::new(Self::of(params, offers))
+    }
+
+    fn of(params: &InitializeParams, offers: Offers) -> Self {
+        Modern {
             info: params.client().into(),
             capabilities: hello::capabilities(params.raw_capabilities()).into(),
             can: params.capabilities(),
             offers,
             level: Mutex::new(None),
             uris: watch::Sender::new(BTreeSet::new()),
-            mirrors: Mutex::new(None),
+            mirrors: Arc::default(),
             calls: Mutex::default(),
-        })
+        }
+    }
+
+    /// The same server, for a session of its own; `params` are of a client of the same kind.
+    pub fn another(&self, params: &InitializeParams) -> Arc<Self> {
+        let mut another = Self::of(params, self.offers);
+        another.mirrors = Arc::clone(&self.mirrors);
+        Arc::new(another)
     }
 
     /// What the server offers.
@@ -130,11 +145,19 @@ impl Modern {
         if !self.offers.subscribe {
             return unknown(id);
         }
-        let Some(uri) = text(params, "uri") else {
-            return jsonrpc::error(Some(id), INVALID_PARAMS, "Invalid params: uri is missing", None);
+        let Some(uri) = text(params, "uri").filter(|uri| uri.len() <= MAX_URI) else {
+            let text = "Invalid params: uri is missing, or longer than 8 KiB";
+            return jsonrpc::error(Some(id), INVALID_PARAMS, text, None);
         };
-        self.uris.send_if_modified(|uris| if on { uris.insert(uri) } else { uris.remove(&uri) });
-        jsonrpc::result(id, b"{}")
+        let mut full = false;
+        self.uris.send_if_modified(|uris| {
+            full = on && uris.len() >= MAX_URIS && !uris.contains(&uri);
+            !full && if on { uris.insert(uri) } else { uris.remove(&uri) }
+        });
+        match full {
+            true => jsonrpc::error(Some(id), INVALID_PARAMS, "Too many subscriptions; end some first", None),
+            false => jsonrpc::result(id, b"{}"),
+        }
     }
 
     /// Ends the request with this id, of which the client wants to hear no more.

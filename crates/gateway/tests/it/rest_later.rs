@@ -39,11 +39,8 @@ fn the_result_is_where_the_answer_says() {
     assert_eq!(call.delete().status, 204);
     assert_eq!((call.get().status, call.delete().status), (404, 404));
     assert_eq!(upstream.count("tools/call"), 1);
-    for (method, allow) in [("POST", "GET, DELETE")] {
-        let refused =
-            at(&gateway, &there).with("content-type", "application/json").open(method, "{}").whole();
-        assert_eq!((refused.status, refused.headers.get("allow")), (405, Some(allow)));
-    }
+    let refused = at(&gateway, &there).with("content-type", "application/json").post("{}");
+    assert_eq!((refused.status, refused.headers.get("allow")), (405, Some("GET, DELETE")));
 }
 
 #[test]

@@ -205,11 +205,9 @@ fn a_message_may_reach_any_replica() {
         assert_eq!(old.count(&n.to_string()), n.to_string());
     }
     upstream.wait_for("GET", 1);
-    upstream.wait_until(
-        "one session, with a stream",
-        |server| matches!(&server.open()[..], [one] if server.has_stream(one)),
-    );
-    let inner = upstream.server().open().remove(0);
+    let listened = || upstream.server().open().into_iter().find(|one| upstream.server().has_stream(one));
+    until("the stream to be open", || listened().is_some());
+    let inner = listened().unwrap();
     upstream.server().push(&inner, &format!("data: {}\n\n", note(1)));
     assert_eq!(old.stream.message().data, note(1));
     let client = old.client.clone();

@@ -55,6 +55,7 @@ fn crates_keep_their_distance() {
         ("crates/gateway/Cargo.toml", &["rmcp", "redb", "axum", "throughline-reference"][..]),
         ("crates/store/Cargo.toml", &["throughline-wire", "throughline-gateway", "hyper"]),
         ("crates/rmcp-store/Cargo.toml", &["throughline-gateway"]),
+        ("crates/telemetry/Cargo.toml", &["throughline-", "tokio", "reqwest"]),
         ("crates/reference/Cargo.toml", &["throughline-gateway", "throughline-store"]),
     ] {
         let dependencies = dependencies(manifest);

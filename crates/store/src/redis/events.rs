@@ -21,7 +21,7 @@ use super::circuit::Access;
 use super::dial::Link;
 use super::script::{self, Script};
 use super::{Redis, StoreError};
-use crate::log::{Appended, Event, Excerpt, Keep, News, StreamKey};
+use crate::log::{Appended, Event, Excerpt, Keep, News, StreamKey, length};
 use crate::record::{Millis, RecordKey};
 
 /// How long others are told of a stream that is waited for, if it is not said again.
@@ -48,6 +48,10 @@ impl RedisLog {
         keep: Keep,
         now: Millis,
     ) -> Result<Appended, StoreError> {
+        let (length, written) = (length(&payloads), &self.0.shared.written);
+        if length > 0 && !written.has_room(length, keep.total, now) {
+            return Ok(Appended::Full);
+        }
         let numbers = [now.0, after, keep.until.0, keep.events, keep.bytes, keep.above];
         let numbers = numbers.map(|number| number.min(MAX).to_string());
         let (name, channel, session) =
@@ -59,7 +63,10 @@ impl RedisLog {
             self.run(&script::APPEND, Access::Write, key.session, &self.name(key), &arguments).await?;
         match answer {
             Value::Array(parts) => match parts.as_slice() {
-                [Value::Int(1), last] => Ok(Appended::Stored(self.number(last)?)),
+                [Value::Int(1), last, bytes] => {
+                    written.note(key, self.number(bytes)?, keep.until);
+                    Ok(Appended::Stored(self.number(last)?))
+                }
                 [Value::Int(_), last] => Ok(Appended::Conflict(self.number(last)?)),
                 _ => Err(self.0.unexpected("an append")),
             },
@@ -94,6 +101,7 @@ impl RedisLog {
     }
 
     pub(crate) async fn remove(&self, session: RecordKey) -> Result<(), StoreError> {
+        self.0.shared.written.forget(session);
         let name = self.session_name(session);
         self.run(&script::FORGET, Access::Write, session, &name, &[]).await.map(drop)
     }

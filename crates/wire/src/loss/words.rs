@@ -125,6 +125,7 @@ const MISSING_AFTER: &[&str] = &["required", "missing", "needed", "absent", "emp
 const LINKS: &[&str] = &[
     "is", "was", "are", "were", "has", "have", "been", "be", "being", "or", "already", "does", "do", "did",
     "could", "can", "id", "header", "with", "either", "may", "might", "a", "value", "for", "the", "provided",
+    "service",
 ];
 /// After "not": the session is gone.
 const NOT_GONE: &[&str] = &[

@@ -1,6 +1,11 @@
 //! What must hold for any input of the smaller parsers. Each function is a fuzz target of the same name, and is run
 //! here on the corpus of that name.
 
+use throughline_wire::bridge::to_modern::answer::{self, Asked, Said};
+use throughline_wire::bridge::to_modern::hello::{self, Offers};
+use throughline_wire::bridge::to_modern::listen::{self, Heard};
+use throughline_wire::bridge::to_modern::mirror::Page;
+use throughline_wire::bridge::to_modern::request::{self, Client, Round};
 use throughline_wire::envelope::{Envelope, Limits, Message, member, path, string_value};
 use throughline_wire::headers::{decode_value, encode_value};
 use throughline_wire::keyring::KeyRing;
@@ -74,6 +79,37 @@ pub(crate) fn loss_verdict(data: &[u8]) {
     assert!(!matches!(judged, Verdict::Lost(_)) || matches!(status, 400 | 404), "{answer:?}");
     assert!(status != 405 || judged == Verdict::Alive, "{answer:?}");
     let _ = ping_says_alive(status, head);
+}
+
+/// Whatever a client or a server says, what the bridge to a modern server makes of it is a message.
+pub(crate) fn to_modern(data: &[u8]) {
+    let limits = Limits::ANY_DEPTH;
+    let is_message = |data: &[u8]| drop(Envelope::parse(data, &limits).expect("a message"));
+    for method in ["resources/read", "tools/list"] {
+        match answer::read(data, Asked { method, id: "7" }) {
+            Said::Response(response) => is_message(&response),
+            Said::Needs(needed) => needed.questions.iter().for_each(|it| is_message(&it.request("\"q\""))),
+            _ => {}
+        }
+    }
+    match listen::read(data) {
+        Heard::Pass(message) | Heard::ToolsChanged(message) => is_message(&message),
+        _ => {}
+    }
+    let _ = (Page::read(data), Offers::of(data));
+    let _ = hello::capabilities(data);
+    let Ok(Envelope { object, message: Message::Request { id, params, .. }, .. }) =
+        Envelope::parse(data, &limits)
+    else {
+        return;
+    };
+    let client = Client { info: b"{}", capabilities: b"{}", log_level: None };
+    let asked = request::request(data, &object, (&id, "7"), params.as_ref(), &client, &Round::default());
+    if let Ok(asked) = asked {
+        let whole = Envelope::parse(&asked, &limits).expect("a message").object;
+        let named = path(&asked[whole], &["params", "_meta", "io.modelcontextprotocol/protocolVersion"]);
+        assert!(matches!(named, Ok(Some(_))), "{}", String::from_utf8_lossy(&asked));
+    }
 }
 
 /// Nobody can make up an id, a tag or a secret.

@@ -7,12 +7,13 @@ use crate::any_input;
 #[test]
 fn nothing_in_a_corpus_breaks_its_parser() {
     type Check = fn(&[u8]);
-    let all: [(&str, Check); 5] = [
+    let all: [(&str, Check); 6] = [
         ("message_edits", any_input::message_edits),
         ("header_value", any_input::header_value),
         ("loss_verdict", any_input::loss_verdict),
         ("session_id", any_input::session_id),
         ("key_ring", any_input::key_ring),
+        ("to_modern", any_input::to_modern),
     ];
     for (name, check) in all {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);

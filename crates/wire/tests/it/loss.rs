@@ -1,7 +1,7 @@
 //! The session-loss table, row by row, with the bodies that SDKs and servers send.
 
 use proptest::prelude::*;
-use throughline_wire::loss::{Answer, Sign, Verdict, ping_says_alive, verdict};
+use throughline_wire::loss::{Answer, Sign, Verdict, modern_verdict, ping_says_alive, verdict};
 
 use Verdict::{Alive, Lost, Suspected};
 
@@ -134,6 +134,25 @@ fn an_error_of_the_other_era_may_mean_that_the_server_was_replaced() {
 }
 
 #[test]
+fn what_misses_the_members_of_meta_is_a_server_of_the_other_era() {
+    let body = r#"{"jsonrpc":"2.0","id":2,"error":{"code":-32602,"message":"Invalid params: request requires protocolVersion in request _meta"}}"#;
+    assert_eq!(judge(400, body), Suspected(Sign::EraChanged));
+    assert_eq!(judge(200, body), Alive, "a tool's own word");
+}
+
+#[test]
+fn where_there_are_no_sessions_a_refusal_may_mean_that_the_server_was_replaced() {
+    for status in [400, 404, 405, 406, 415, 422] {
+        assert_eq!(modern_verdict(&answer(status, NOT_FOUND_TS)), Suspected(Sign::EraChanged), "{status}");
+        let challenged = Answer { www_authenticate: true, ..answer(status, "") };
+        assert_eq!(modern_verdict(&challenged), Alive, "{status}");
+    }
+    for status in [200, 401, 403, 429, 500, 503] {
+        assert_eq!(modern_verdict(&answer(status, NOT_FOUND_TS)), Alive, "{status}");
+    }
+}
+
+#[test]
 fn other_400s_are_alive() {
     for body in [
         "",
@@ -171,6 +190,12 @@ fn other_statuses_that_name_the_session_are_suspected() {
         (422, "Unexpected message, expect initialize request", Sign::InitializeExpected),
         (503, unavailable, Sign::Unavailable),
         (500, "session not found", Sign::OtherStatus),
+        // rmcp, of a session that is just being closed: the message did not get there.
+        (
+            500,
+            "Encounter an error when get session: Session error: Session service terminated",
+            Sign::OtherStatus,
+        ),
         (403, unknown, Sign::UnknownSessionCode),
         (200, unknown, Sign::UnknownSessionCode),
     ] {

@@ -15,3 +15,4 @@ mod seal;
 mod splice;
 mod sse;
 mod tag;
+mod to_modern;

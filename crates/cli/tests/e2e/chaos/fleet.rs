@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::Dice;
-use crate::harness::{Engine, Gateway, Redis, Upstream, http};
+use crate::harness::{Dice, Engine, Gateway, Redis, Upstream, http};
 
 /// What the proxy in front proves itself with.
 pub(super) const SECRET: &str = "abc";

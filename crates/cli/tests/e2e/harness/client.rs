@@ -14,6 +14,8 @@ use super::{node, python};
 /// A client that lives as long as its test wants.
 pub(crate) struct Client {
     process: Process,
+    /// From which line on the result of the last command is.
+    commanded: usize,
     /// Up to which line events have been taken; they are read apart from the commands' results.
     events_taken: usize,
     /// For those that keep files of their own.
@@ -33,20 +35,30 @@ impl Client {
         command.push(url.into());
         command.extend(arguments.iter().map(OsString::from));
         let process = Process::start(&format!("client ({name})"), &command[0], &command[1..]);
-        let mut client = Self { process, events_taken: 0, _home: home };
+        let mut client = Self { process, commanded: 0, events_taken: 0, _home: home };
         client.run(json!({"do": "connect"}));
         client
     }
 
     /// Runs a command and returns its whole line: `done` or `failed`, `session`, `statuses`.
     pub(crate) fn try_run(&mut self, command: Value) -> Value {
-        let from = self.process.line_count();
+        self.start(&command);
+        self.finish()
+    }
+
+    /// Begins a command; [`Client::finish`] waits for its end.
+    pub(crate) fn start(&mut self, command: &Value) {
+        self.commanded = self.process.line_count();
         self.process.write_line(&command.to_string());
+    }
+
+    /// The whole line of the command that was begun last.
+    pub(crate) fn finish(&mut self) -> Value {
         let finished = |line: &str| {
             let line: Value = serde_json::from_str(line).ok()?;
             line.get("done").or(line.get("failed")).is_some().then_some(line)
         };
-        self.process.wait_for_line(from, finished).0
+        self.process.wait_for_line(self.commanded, finished).0
     }
 
     /// Runs a command that must succeed without the client having seen a 404, and returns the whole line.
@@ -78,6 +90,11 @@ impl Client {
     /// The parameters of the next event with this method, if one comes soon.
     pub(crate) fn event_within_a_second(&mut self, method: &str) -> Option<Value> {
         self.event_within(Duration::from_secs(1), method)
+    }
+
+    /// The parameters of all events with this method that have come by now and were not taken.
+    pub(crate) fn events(&mut self, method: &str) -> Vec<Value> {
+        std::iter::from_fn(|| self.event_within(Duration::ZERO, method)).collect()
     }
 
     /// Passes over the events that have come so far.

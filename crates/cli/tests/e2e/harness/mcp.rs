@@ -183,7 +183,7 @@ impl Mcp {
 }
 
 /// A request with an id that no other has: within a session ids must differ, and servers rely on it.
-fn request(method: &str, params: Value) -> Value {
+pub(crate) fn request(method: &str, params: Value) -> Value {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
     json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
@@ -316,7 +316,7 @@ fn events(body: impl BufRead) -> impl Iterator<Item = String> {
     })
 }
 
-fn is_response(message: &Value) -> bool {
+pub(super) fn is_response(message: &Value) -> bool {
     message.get("result").or(message.get("error")).is_some()
 }
 

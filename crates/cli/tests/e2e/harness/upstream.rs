@@ -73,18 +73,29 @@ impl Upstream {
 
     /// The fixture on the official TypeScript SDK, version 1.
     pub(crate) fn typescript1() -> Self {
-        Self::typescript("1")
+        Self::typescript("1", "dual")
     }
 
     /// The fixture on the official TypeScript SDK, version 2, which speaks the modern era too.
     pub(crate) fn typescript2() -> Self {
-        Self::typescript("2")
+        Self::typescript("2", "dual")
     }
 
-    fn typescript(version: &str) -> Self {
+    /// The same, which refuses clients of the era before.
+    pub(crate) fn typescript_modern() -> Self {
+        Self::typescript("2", "modern")
+    }
+
+    fn typescript(version: &str, era: &str) -> Self {
         let port = free_port();
         let mut command = node::fixture("peers", "counter_server.cjs");
-        command.extend([version.into(), "--port".into(), port.to_string().into()]);
+        command.extend([
+            version.into(),
+            "--port".into(),
+            port.to_string().into(),
+            "--era".into(),
+            era.into(),
+        ]);
         let name = format!("upstream (typescript{version})");
         Self::start(Process::start(&name, &command[0], &command[1..]), port)
     }

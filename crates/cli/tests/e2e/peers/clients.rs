@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::harness::{Client, Gateway, Upstream};
+use crate::resumed::{is_asked_over_replicas, misses_nothing_of_a_call, misses_nothing_over_replicas};
 use crate::sdk_client::{
     hears_and_answers_through_kills, hears_log_messages_through_kills, keeps_its_session_through_kills,
 };
@@ -22,7 +23,12 @@ macro_rules! over_each_client {
     };
 }
 
-over_each_client!(it_keeps_its_session, it_hears_and_answers, it_hears_log_messages);
+over_each_client!(
+    it_keeps_its_session,
+    it_hears_and_answers,
+    it_hears_log_messages,
+    it_is_asked_over_replicas,
+);
 
 fn it_keeps_its_session(client: &str) {
     let mut upstream = Upstream::rmcp();
@@ -44,6 +50,29 @@ fn it_hears_log_messages(client: &str) {
     let mut upstream = Upstream::rmcp();
     let mut gateway = Gateway::start(&upstream.url(), &[]);
     hears_log_messages_through_kills(client, &mut upstream, &mut gateway);
+}
+
+fn it_is_asked_over_replicas(client: &str) {
+    is_asked_over_replicas(client);
+}
+
+#[test]
+fn they_miss_nothing_of_a_call() {
+    // By how often they come back for one call: those on the Python SDK once.
+    for (name, kills) in [
+        ("fastmcp", &[15][..]),
+        ("langchain", &[15]),
+        ("mcp-remote", &[15, 40]),
+        ("typescript1", &[15, 40]),
+        ("typescript2", &[15, 40]),
+    ] {
+        misses_nothing_of_a_call(name, kills);
+    }
+}
+
+#[test]
+fn the_official_typescript_clients_miss_nothing_over_replicas() {
+    ["typescript1", "typescript2"].into_iter().for_each(misses_nothing_over_replicas);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Gateway, Mcp, Upstream};
+use crate::resumed::is_asked;
 
 const DISASTERS: [&str; 3] = ["nothing", "upstream", "gateway"];
 
@@ -123,6 +124,16 @@ fn an_idless_caller_uses_it_too() {
         strike(disaster, &mut upstream, &mut gateway);
         let echoed = caller.try_call("echo", json!({"message": disaster})).message();
         assert_eq!(text(&echoed["result"]), format!("Echo: {disaster}"), "{echoed}");
+    }
+}
+
+#[test]
+fn it_asks_the_official_clients_for_samples_over_replicas() {
+    let upstream = Upstream::everything();
+    let arguments = json!({"prompt": "count", "maxTokens": 9});
+    let tool = json!({"name": "trigger-sampling-request", "arguments": arguments});
+    for name in ["mcp1", "mcp2", "typescript1", "typescript2"] {
+        is_asked(name, &upstream, &tool, "sampling/createMessage");
     }
 }
 

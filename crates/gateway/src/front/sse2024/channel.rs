@@ -6,35 +6,27 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
-use throughline_store::{Appended, Keep, Millis, RecordKey, StoreError, StreamKey};
+use throughline_store::{RecordKey, StoreError};
 use throughline_wire::sse;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use super::work;
 use crate::app::{App, Core};
 use crate::classify::{Arrived, What};
 use crate::error::Fault;
+use crate::inbox::{Held, Inbox};
 use crate::metrics::StoreOperation;
-use crate::outlet::is_alive;
 use crate::reply::{self, ReplyBody};
-use crate::session::{self, InFlight, lock, millis};
+use crate::session::{self, InFlight, lock};
 use crate::{listen, tally};
 
 /// Messages on their way to a client; then who has more waits.
 const QUEUE: usize = 16;
-/// How often the holder of a channel shows other replicas that it does.
-const BEAT: Duration = Duration::from_secs(2);
-/// Bytes that are read from the log at a time.
-const PAGE: usize = 256 * 1024;
-/// How often two who write at a time try again.
-const TURNS: usize = 64;
-
 /// What is said to the task that holds a channel.
 pub(super) enum Said {
     /// A message for the client.
@@ -71,15 +63,14 @@ pub(super) async fn find(core: &Core, key: RecordKey) -> Result<Line, Fault> {
     if let Some(here) = app.channels.get(&key) {
         return Ok(Line::Here(here));
     }
-    if !app.store.is_shared() {
-        return Err(Fault::SessionUnknown);
+    match inbox(key).is_held(app).await {
+        Ok(true) => Ok(Line::Elsewhere(key)),
+        Ok(false) => Err(Fault::SessionUnknown),
+        Err(error) => {
+            app.store_failed(StoreOperation::Read, &error);
+            Err(Fault::StoreAway)
+        }
     }
-    let state = app.store.events().read(inbox(key), u64::MAX, 1, app.effects.now()).await;
-    let state = state.map_err(|error| {
-        app.store_failed(StoreOperation::Read, &error);
-        Fault::StoreAway
-    })?;
-    if is_alive(app, &state) { Ok(Line::Elsewhere(key)) } else { Err(Fault::SessionUnknown) }
 }
 
 impl Line {
@@ -87,7 +78,7 @@ impl Line {
     pub(super) async fn say(&self, app: &App, said: Said) -> bool {
         match self {
             Line::Here(to) => to.send(said).await.is_ok(),
-            Line::Elsewhere(key) => match write(app, *key, &said).await {
+            Line::Elsewhere(key) => match inbox(*key).write(app, said.plain()).await {
                 Ok(written) => written,
                 Err(error) => {
                     app.store_failed(StoreOperation::Append, &error);
@@ -107,59 +98,21 @@ impl Line {
 }
 
 /// Where other replicas write what is for a channel.
-fn inbox(session: RecordKey) -> StreamKey {
-    StreamKey { session, stream: *b"sse-2024" }
+fn inbox(session: RecordKey) -> Inbox {
+    Inbox::new(session, *b"sse-2024")
 }
 
-fn keep(app: &App) -> Keep {
-    let (now, limits) = (app.effects.now(), &app.config.streams);
-    Keep {
-        until: Millis(now.0.saturating_add(millis(limits.keep))),
-        events: limits.events,
-        bytes: limits.bytes as u64,
-        above: u64::MAX,
-        total: limits.total as u64,
-    }
-}
-
-/// Writes into a channel's inbox. False when there is no room.
-async fn write(app: &App, key: RecordKey, said: &Said) -> Result<bool, StoreError> {
-    let plain = match said {
-        Said::Message(message) => message.as_ref(),
-        Said::Ready => b"",
-    };
-    let mut after = 0;
-    for _ in 0..TURNS {
-        let payload = app.keys.seal_secret(&context(key, after + 1), plain, app.effects.bytes());
-        let log = app.store.events();
-        match log.append(inbox(key), after, vec![payload.into()], keep(app), app.effects.now()).await? {
-            Appended::Stored(_) => return Ok(true),
-            Appended::Conflict(last) => after = last,
-            Appended::Full => return Ok(false),
+impl Said {
+    fn plain(&self) -> &[u8] {
+        match self {
+            Said::Message(message) => message,
+            Said::Ready => b"",
         }
     }
-    Ok(false)
-}
 
-/// Where a payload stands: in another place it cannot be opened.
-fn context(key: RecordKey, number: u64) -> [u8; 32] {
-    let mut context = [0; 32];
-    context[..16].copy_from_slice(&key.0);
-    context[16..24].copy_from_slice(&inbox(key).stream);
-    context[24..].copy_from_slice(&number.to_be_bytes());
-    context
-}
-
-/// Shows that somebody holds a channel. `last`: the number of the last event in its inbox, as far as known.
-async fn hold_on(app: &App, key: RecordKey, mut last: u64) -> Result<u64, StoreError> {
-    for _ in 0..TURNS {
-        let log = app.store.events();
-        match log.append(inbox(key), last, Vec::new(), keep(app), app.effects.now()).await? {
-            Appended::Conflict(newer) => last = newer,
-            Appended::Stored(_) | Appended::Full => break,
-        }
+    fn of(plain: Vec<u8>) -> Self {
+        if plain.is_empty() { Said::Ready } else { Said::Message(plain.into()) }
     }
-    Ok(last)
 }
 
 /// Opens a channel, whose client is to send its messages to `endpoint`.
@@ -169,13 +122,11 @@ pub(super) async fn open(
     key: RecordKey,
     endpoint: &str,
 ) -> Result<Response<ReplyBody>, Fault> {
-    if core.app.store.is_shared() {
-        // The client's first message may reach any replica.
-        hold_on(&core.app, key, 0).await.map_err(|error| {
-            core.app.store_failed(StoreOperation::Append, &error);
-            Fault::StoreAway
-        })?;
-    }
+    // The client's first message may reach any replica.
+    let held = inbox(key).hold(&core.app).await.map_err(|error| {
+        core.app.store_failed(StoreOperation::Append, &error);
+        Fault::StoreAway
+    })?;
     let (to, body) = mpsc::channel(QUEUE);
     let (line, said) = mpsc::channel(QUEUE);
     // There is room in a queue that is new.
@@ -187,7 +138,7 @@ pub(super) async fn open(
     let response = tally::answered(present, opened, response);
     let holder =
         Holder { core: Rc::clone(core), arrived, key, to, line, used: false, hearing: None, in_use: None };
-    tokio::task::spawn_local(holder.run(said));
+    tokio::task::spawn_local(holder.run(said, held));
     Ok(response)
 }
 
@@ -207,10 +158,10 @@ struct Holder {
 }
 
 impl Holder {
-    async fn run(mut self, mut said: mpsc::Receiver<Said>) {
+    async fn run(mut self, mut said: mpsc::Receiver<Said>, held: Option<Held>) {
         let app = Arc::clone(&self.core.app);
         let mut stop = app.stop_signal();
-        if let Err(error) = self.hold(&mut said, &mut stop).await {
+        if let Err(error) = self.hold(&mut said, held, &mut stop).await {
             app.store_failed(StoreOperation::Read, &error);
         }
         lock(&app.channels.0).remove(&self.key);
@@ -225,9 +176,7 @@ impl Holder {
             if let Err(fault) = session::close(&self.core, &close).await {
                 tracing::debug!(%fault, "the session of a stream that ended was not ended");
             }
-        } else if app.store.is_shared()
-            && let Err(error) = app.store.events().remove(self.key).await
-        {
+        } else if let Err(error) = inbox(self.key).let_go(&app).await {
             app.store_failed(StoreOperation::Append, &error);
         }
     }
@@ -236,16 +185,12 @@ impl Holder {
     async fn hold(
         &mut self,
         said: &mut mpsc::Receiver<Said>,
+        mut held: Option<Held>,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), StoreError> {
         let app = Arc::clone(&self.core.app);
-        let shared = app.store.is_shared();
-        let mut tail = app.store.events().tail(inbox(self.key), 0);
         let every = app.config.streams.heartbeat;
         let mut heartbeat = tokio::time::interval_at(Instant::now() + every, every);
-        let mut beat = tokio::time::interval(BEAT);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last = 0;
         loop {
             tokio::select! {
                 () = self.to.closed() => return Ok(()),
@@ -256,21 +201,11 @@ impl Holder {
                         return Ok(());
                     }
                 }
-                page = tail.next(PAGE, app.effects.now), if shared => {
-                    for event in page?.events {
-                        last = event.number;
-                        let opened = app.keys.open_secret(&context(self.key, last), &event.payload);
-                        let said = match opened {
-                            Some(plain) if plain.is_empty() => Said::Ready,
-                            Some(plain) => Said::Message(plain.into()),
-                            None => continue,
-                        };
-                        if !self.pass(said).await {
-                            return Ok(());
-                        }
+                told = next(&mut held, &app) => for plain in told? {
+                    if !self.pass(Said::of(plain)).await {
+                        return Ok(());
                     }
-                }
-                _ = beat.tick(), if shared => last = hold_on(&app, self.key, last).await?,
+                },
                 _ = heartbeat.tick() => {
                     // A full queue shows that the stream is alive.
                     let _ = self.to.try_send(Bytes::from_static(sse::HEARTBEAT));
@@ -308,5 +243,13 @@ impl Holder {
                 Err(fault) => tracing::debug!(%fault, "no standing stream for a client of HTTP with SSE"),
             }
         }));
+    }
+}
+
+/// What other replicas say next, where there are some.
+async fn next(held: &mut Option<Held>, app: &App) -> Result<Vec<Vec<u8>>, StoreError> {
+    match held {
+        Some(held) => held.next(app).await,
+        None => std::future::pending().await,
     }
 }

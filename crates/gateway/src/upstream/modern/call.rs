@@ -1,6 +1,5 @@
 //! A request to a modern server: one round after the other, until it is answered.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use throughline_wire::bridge::to_modern::request::{self, Round};
 use throughline_wire::envelope::{self, Envelope, Limits, Message, Outcome, Span};
 use throughline_wire::era::HEADER_MISMATCH;
 use throughline_wire::method;
-use throughline_wire::sse::{self, Frame, IdEdit, SseDecoder};
+use throughline_wire::sse::{self, IdEdit, SseDecoder};
 use tokio::sync::{Notify, mpsc};
 
 use super::questions::Waiting;
@@ -26,7 +25,7 @@ use crate::session::lock;
 use crate::upstream::body::{AnswerBody, BrokeOff, read_whole};
 use crate::upstream::http::{Answer, SendError};
 use crate::upstream::sending::send_plain;
-use crate::upstream::{self, Address, Head, Looked};
+use crate::upstream::{self, Address};
 
 /// How often a server may ask for something before it answers.
 const MAX_ROUNDS: u32 = 16;
@@ -56,7 +55,7 @@ pub(super) struct Call {
 /// What comes next.
 enum Next {
     /// More of the server's stream.
-    Read(SseDecoder, VecDeque<Frame>, AnswerBody),
+    Read(SseDecoder, AnswerBody),
     /// The client is to be asked.
     Ask(Needed),
     /// The response, which goes out as it is.
@@ -98,7 +97,7 @@ impl Call {
         }
     }
 
-    /// Sends it. A response that is there at once is a whole answer; anything else goes on as a stream.
+    /// Sends it. A response that is no stream stays none; anything else goes on as one.
     pub(super) async fn begin(mut self) -> Result<Answer, SendError> {
         let (cancelled, first) = (Arc::clone(&self.cancelled), Round::default());
         let begun = tokio::select! {
@@ -161,38 +160,25 @@ impl Call {
             self.modern.mirror(&self.core, to, &name, arguments.unwrap_or_default(), &mut headers).await;
         }
         let sent = send_plain(&self.core, &self.to, Method::POST, headers, body.into(), self.pulse.clone());
-        let looked = Looked::at(sent.await?, self.core.app.config.limits.event_bytes).await?;
-        self.look(looked).await
+        self.look(sent.await?).await
     }
 
-    /// What the beginning of an answer says.
-    async fn look(&mut self, looked: Looked) -> Result<Begun, SendError> {
-        let Looked { status, headers, head, body } = looked;
-        let pieces = match head {
-            Head::Events(decoder, frames) => {
-                // The response, and nothing before it: it need not be a stream.
-                if let [only] = &frames[..]
-                    && let Some(next) = only.data().and_then(|data| self.read(&data).1)
-                {
-                    upstream::drain(body);
-                    return Ok(Begun::Next(next));
-                }
-                return Ok(Begun::Next(Next::Read(decoder, frames.into(), body)));
-            }
-            Head::Plain(pieces) => pieces,
-        };
-        let limit = self.core.app.config.limits.answer_bytes;
-        let whole = read_whole(body, pieces, limit).await.map_err(|error| SendError::Broken(error.0))?;
-        let Some(whole) = whole else {
-            return Ok(Begun::Next(Next::Answer(Fault::AnswerTooLarge(limit).body(Some(&self.id)))));
-        };
+    /// What an answer begins with. Whoever reads a stream waits for its first message.
+    async fn look(&mut self, answer: Answer) -> Result<Begun, SendError> {
+        let Answer { status, mut headers, body } = answer;
+        let limits = &self.core.app.config.limits;
+        if status.is_success() && upstream::is_event_stream(&headers) {
+            return Ok(Begun::Next(Next::Read(SseDecoder::new(limits.event_bytes), body)));
+        }
+        let limit = limits.answer_bytes;
+        let whole = read_whole(body, Vec::new(), limit).await.map_err(|error| SendError::Broken(error.0))?;
+        let Some(whole) = whole else { return Ok(Begun::Next(self.fails(&Fault::AnswerTooLarge(limit)))) };
         let body = match self.read(&whole).1 {
             Some(next) if is_of_a_modern_server(status, &whole) => return Ok(Begun::Next(next)),
             // Whatever it is, it carries the id that the client knows.
             Some(Next::Answer(response)) => response.into(),
             _ => whole,
         };
-        let mut headers = headers;
         headers.remove(CONTENT_LENGTH);
         Ok(Begun::Foreign(Answer { status, headers, body: AnswerBody::whole(body) }))
     }
@@ -237,15 +223,15 @@ impl Call {
 
     /// One step of it. None when it is over.
     async fn step(&mut self, next: Next, to: &mpsc::Sender<Bytes>) -> Result<Option<Next>, BrokeOff> {
-        let (decoder, frames, body) = match next {
+        let (decoder, body) = match next {
             Next::Answer(response) => {
                 let _ = to.send(sse::event(&response, None)).await;
                 return Ok(None);
             }
             Next::Ask(needed) => return Ok(Some(self.ask(needed, to).await)),
-            Next::Read(decoder, frames, body) => (decoder, frames, body),
+            Next::Read(decoder, body) => (decoder, body),
         };
-        match self.relay(decoder, frames, body, to).await {
+        match self.relay(decoder, body, to).await {
             Ok(next) => Ok(Some(next)),
             // A broken stream loses its request (2026-07-28, Changelog): it is made anew if that is safe.
             Err(error) if method::is_repeatable(&self.method) && self.broken < MAX_BROKEN => {
@@ -261,17 +247,12 @@ impl Call {
     async fn relay(
         &mut self,
         mut decoder: SseDecoder,
-        mut frames: VecDeque<Frame>,
         mut body: AnswerBody,
         to: &mpsc::Sender<Bytes>,
     ) -> Result<Next, SendError> {
         loop {
-            let frame = match frames.pop_front() {
-                Some(frame) => frame,
-                None => match upstream::next_frame(&mut body, &mut decoder).await? {
-                    Some(frame) => frame,
-                    None => return Err(SendError::Broken("the stream ended without a response".to_owned())),
-                },
+            let Some(frame) = upstream::next_frame(&mut body, &mut decoder).await? else {
+                return Err(SendError::Broken("the stream ended without a response".to_owned()));
             };
             let Some(data) = frame.data().filter(|_| frame.is_message()) else { continue };
             let (passes, next) = self.read(&data);

@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::{come_back, data, event, newest, note, rest, result, resume, tap};
-use crate::harness::{Answer, Gw, Session, Upstream, call, refused};
+use crate::harness::{Answer, Gw, Session, Upstream, call, refused, request};
 
 #[test]
 fn an_answer_that_is_cut_off_goes_on_where_it_was() {
@@ -295,6 +295,27 @@ fn a_restarted_gateway_goes_on_with_a_call_where_the_upstream_can() {
 }
 
 #[test]
+fn a_client_that_has_more_than_the_log_is_told_so() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let session = newest(&gateway);
+    let say = tap(&upstream);
+    say.send(format!("id: up\n{}", event(&note(1)))).unwrap();
+    let mut stream = session.client.open("POST", call("7", "work"));
+    stream.event().unwrap();
+    stream.event().unwrap();
+    let successor = gateway.after_a_crash();
+    // As if the log could not take this.
+    say.send(event(&note(2))).unwrap();
+    let id = stream.event().unwrap().id.unwrap();
+    let client = successor.client().with("mcp-session-id", &session.id).with("last-event-id", &id);
+    let answer = client.get();
+    assert_eq!((answer.status, answer.code()), (400, -32000));
+    assert_eq!(upstream.count("GET"), 0);
+    drop(say);
+}
+
+#[test]
 fn a_cancelled_call_is_let_go() {
     // Many servers do not answer a request any more that was cancelled, and leave its stream open.
     let upstream = Upstream::start();
@@ -378,4 +399,22 @@ fn an_upstream_waits_for_a_client_that_is_away_and_nothing_is_lost() {
         }
     }
     assert_eq!(count, EVENTS);
+}
+
+#[test]
+fn a_call_that_is_cancelled_before_its_answer_begins_is_let_go() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    // As many servers do, this one does not answer what was cancelled.
+    let gate = upstream.hold(|request| request.tool() == "work");
+    let session = newest(&gateway);
+    let waiting = session.client.begin("POST", call("7", "work"));
+    upstream.wait_for("tools/call", 1);
+    let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}"#;
+    assert_eq!(session.post(cancel).status, 202);
+    let answer = waiting.answer().whole();
+    assert_eq!((answer.status, &answer.json()["id"]), (400, &7.into()));
+    assert_eq!(upstream.of("notifications/cancelled")[0].json()["params"]["requestId"], 7);
+    gate.open();
+    assert_eq!(session.post(request("8", "ping", "{}")).status, 200, "the session goes on");
 }

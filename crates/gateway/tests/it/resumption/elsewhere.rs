@@ -124,3 +124,57 @@ fn a_standing_stream_goes_on_at_another_replica() {
     push(6);
     assert_eq!(stream.event().unwrap().data, note(6));
 }
+
+#[test]
+fn a_new_stream_at_another_replica_takes_over() {
+    let (upstream, shared) = (Upstream::start(), Shared::new());
+    let (mut one, other) = (shared.replica(&upstream), shared.replica(&upstream));
+    let session = newest(&one);
+    let mut first = session.listen();
+    first.event().unwrap();
+    let inner = upstream.server().given().pop().unwrap();
+    let push = |n| upstream.server().push(&inner, &event(&note(n)));
+    push(0);
+    assert_eq!(first.event().unwrap().data, note(0));
+    let mut second = at(&session, &other).with("accept", "text/event-stream").open("GET", "");
+    assert_eq!(second.status, 200);
+    let primed = second.event().unwrap();
+    assert_eq!(primed.data, "");
+    // It is handed over while the first goes on: what comes until then is the first's.
+    let mut last = primed.id.unwrap();
+    let (say, said) = std::sync::mpsc::channel();
+    let reading = std::thread::spawn(move || {
+        while let Some(event) = second.event() {
+            if say.send(event).is_err() {
+                return;
+            }
+        }
+    });
+    let mut next = 1;
+    let mut seen = loop {
+        push(next);
+        next += 1;
+        if let Ok(event) = said.recv_timeout(Duration::from_millis(100)) {
+            break event;
+        }
+        assert!(next < 100, "nothing comes on the new stream");
+    };
+    for n in next..next + 3 {
+        assert_eq!(seen.data, note(n - 1));
+        last = seen.id.unwrap();
+        push(n);
+        seen = said.recv_timeout(crate::harness::PATIENCE).unwrap();
+    }
+    last = seen.id.unwrap_or(last);
+    assert_eq!(upstream.count("GET"), 1, "one replica reads");
+    // The replica that reads goes: the client comes back to the other, which reads from then on.
+    drop(first);
+    one.begin_stop().join().unwrap();
+    reading.join().unwrap();
+    assert!(said.recv().is_err(), "nothing else came");
+    let mut second = resume(&at(&session, &other), &last);
+    upstream.wait_until("the stream is open", |server| server.has_stream(&inner));
+    push(1000);
+    assert_eq!(second.message().data, note(1000));
+    assert_eq!(upstream.count("GET"), 2);
+}

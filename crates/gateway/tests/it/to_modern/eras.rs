@@ -78,3 +78,46 @@ fn a_refusal_that_asks_for_credentials_or_patience_is_no_sign_of_an_era() {
     }
     assert_eq!(upstream.count("server/discover"), 0);
 }
+
+#[test]
+fn a_header_that_a_server_of_both_eras_refuses_costs_no_session() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let session = session(&gateway);
+    assert_eq!(session.count(), "1");
+    upstream.script(|request, _| match request.rpc().as_str() {
+        "server/discover" => Some(result(request, discovered())),
+        "tools/call" if request.headers.get("mcp-protocol-version") == Some("2025-99-99") => {
+            Some(answer(400, rpc_error(&request.id(), -32022, "Unsupported protocol version")))
+        }
+        _ => None,
+    });
+    let client = session.client.with("mcp-protocol-version", "2025-99-99");
+    let refusal = client.post(call("1", "count"));
+    assert_eq!((refusal.status, refusal.code()), (400, -32022), "{}", refusal.text());
+    assert_eq!((session.count().as_str(), upstream.count("initialize")), ("2", 1));
+}
+
+#[test]
+fn an_upgrade_is_seen_however_the_new_server_refuses_the_old_request() {
+    for (code, message) in [
+        (-32020, "Missing MCP-Protocol-Version header"),
+        (-32022, "Unsupported protocol version"),
+        (-32602, "Invalid params: request requires protocolVersion in request _meta"),
+    ] {
+        let upstream = Upstream::start();
+        let gateway = Gw::start(&upstream);
+        let session = session(&gateway);
+        assert_eq!(session.count(), "1");
+        upstream.script(move |request, _| {
+            let refusal = || answer(400, rpc_error(&request.id(), code, message));
+            let is_modern = request.headers.get("mcp-protocol-version") == Some("2026-07-28");
+            Some(match request.rpc().as_str() {
+                _ if !is_modern => refusal(),
+                "server/discover" => result(request, discovered()),
+                _ => text(request, "modern"),
+            })
+        });
+        assert_eq!(session.post(call("1", "count")).tool_text(), "modern", "{message}");
+    }
+}

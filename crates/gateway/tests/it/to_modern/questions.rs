@@ -102,6 +102,13 @@ fn a_client_is_asked_only_what_it_announced() {
     assert!(answer.text().contains("elicitation/create"), "{}", answer.text());
     let idless = gateway.client().post(call("1", "ask"));
     assert_eq!((idless.status, idless.code()), (200, -32014), "{}", idless.text());
+    let deaf = super::session(&gateway).client.with("accept", "application/json").post(call("1", "ask"));
+    assert_eq!(
+        (deaf.status, deaf.code()),
+        (200, -32601),
+        "it reads no stream to be asked on: {}",
+        deaf.text()
+    );
     let link = json!({ "method": "elicitation/create", "params": { "mode": "url", "url": "https://a.example/", "message": "?" } });
     let asked = link.clone();
     modern(&upstream, move |request| needs(request, json!({ "a": asked }), Value::Null));
@@ -173,4 +180,19 @@ fn endless_questions_are_given_up() {
         reply(&session, &message["id"].to_string(), &json!({ "roots": [] }));
     };
     assert_eq!((asked, last["error"]["code"].clone()), (16, json!(-32014)));
+}
+
+#[test]
+fn a_client_that_comes_back_finds_its_question_and_its_answer() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    modern(&upstream, curious);
+    let session = session(&gateway);
+    let mut stream = session.client.open("POST", call("1", "ask"));
+    let primed = stream.event().expect("an event to come back after");
+    drop(stream);
+    let again = session.client.with("accept", "text/event-stream");
+    let mut stream = again.with("last-event-id", &primed.id.expect("an id")).open("GET", "");
+    assert_eq!(answer_all(&mut stream, &session)["result"]["content"][0]["text"], "\"decline\" []");
+    assert_eq!(upstream.count("tools/call"), 3, "the call went on");
 }

@@ -70,3 +70,21 @@ fn a_list_that_is_out_of_date_is_read_again() {
     assert_eq!(session.post(call(&json!({ "where": { "region": "eu" } }))).tool_text(), "1");
     assert_eq!((upstream.count("tools/call"), upstream.count("tools/list")), (2, 2));
 }
+
+#[test]
+fn callers_without_a_session_do_not_ask_for_the_tools_each_time() {
+    let upstream = Upstream::start();
+    let file = "[upstream]\nurl = \"UPSTREAM\"\nanonymous = \"isolated\"\n";
+    let gateway = Gw::start_file(&upstream, file);
+    modern(&upstream, |request| match request.rpc().as_str() {
+        "tools/list" => {
+            result(request, json!({ "resultType": "complete", "tools": [tool("good", "Region")] }))
+        }
+        _ => text(request, request.headers.get("mcp-param-region").unwrap_or("none")),
+    });
+    for _ in 0..3 {
+        let answer = gateway.client().post(call(&json!({ "where": { "region": "eu" } })));
+        assert_eq!(answer.tool_text(), "eu");
+    }
+    assert_eq!((upstream.count("tools/list"), upstream.count("server/discover")), (1, 1));
+}

@@ -1,7 +1,7 @@
 -- KEYS: a stream of events; its head is beside it. ARGV: now, the number of the stream's last event as the caller knows it,
 -- until when it is kept, how many events, how many bytes, above which number all stay, the name of the stream, the
 -- channel of news, the key of the session's streams, and payloads. A head is first, last, bytes and until.
--- Returns 1 and the number of the last event; or 0 and that number if it is another than the caller's.
+-- Returns 1, the number of the last event, and how many bytes there are; or 0 and that number if it is another than the caller's.
 local stream, head_key = KEYS[1], KEYS[1] .. ':head'
 local now, after, till = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local most, most_bytes, above = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -43,4 +43,4 @@ redis.call('PEXPIRE', session, ttl)
 if #ARGV > 9 and redis.call('EXISTS', stream .. ':tail') == 1 then
   redis.call('PUBLISH', channel, name)
 end
-return { 1, whole(last) }
+return { 1, whole(last), whole(bytes) }

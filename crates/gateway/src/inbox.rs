@@ -1,0 +1,146 @@
+//! What other replicas have to say to the one that holds something of a session: through the event log, as a stream that
+//! many write to and one reads. Whoever holds it keeps the stream, by which others know that there is somebody.
+
+use std::time::Duration;
+
+use throughline_store::{Appended, Keep, Millis, RecordKey, StoreError, StreamKey, Tail};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use crate::app::App;
+use crate::outlet::{GONE, is_alive};
+use crate::session::millis;
+
+/// How often the holder shows that it is there.
+const BEAT: Duration = Duration::from_secs(2);
+/// Bytes that are read at a time.
+const PAGE: usize = 256 * 1024;
+/// How often two who write at a time try again.
+const TURNS: usize = 64;
+
+/// An inbox.
+#[derive(Clone, Copy)]
+pub struct Inbox(StreamKey);
+
+impl Inbox {
+    /// Of what is called `of` in this session.
+    pub fn new(session: RecordKey, of: [u8; 8]) -> Self {
+        Inbox(StreamKey { session, stream: of })
+    }
+
+    /// Whether another replica holds it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn is_held(self, app: &App) -> Result<bool, StoreError> {
+        if !app.store.is_shared() {
+            return Ok(false);
+        }
+        let state = app.store.events().read(self.0, u64::MAX, 1, app.effects.now()).await?;
+        Ok(is_alive(app, &state))
+    }
+
+    /// Says something to the holder. False when there is no room.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn write(self, app: &App, plain: &[u8]) -> Result<bool, StoreError> {
+        let mut after = 0;
+        for _ in 0..TURNS {
+            let sealed = app.keys.seal_secret(&self.context(after + 1), plain, app.effects.bytes());
+            let (keep, now) = (keep(app, Duration::ZERO), app.effects.now());
+            match app.store.events().append(self.0, after, vec![sealed.into()], keep, now).await? {
+                Appended::Stored(_) => return Ok(true),
+                Appended::Conflict(last) => after = last,
+                Appended::Full => break,
+            }
+        }
+        Ok(false)
+    }
+
+    /// Holds it from now on. None where there are no other replicas.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn hold(self, app: &App) -> Result<Option<Held>, StoreError> {
+        if !app.store.is_shared() {
+            return Ok(None);
+        }
+        let last = self.keep_on(app, 0, Duration::ZERO).await?;
+        let mut beat = tokio::time::interval_at(Instant::now() + BEAT, BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Some(Held { inbox: self, tail: app.store.events().tail(self.0, last), last, beat }))
+    }
+
+    /// Shows that nobody holds it any more.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn let_go(self, app: &App) -> Result<(), StoreError> {
+        if app.store.is_shared() {
+            self.keep_on(app, 0, GONE).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the stream, for `less` than it is kept otherwise. `last`: the number of its last event, as far as known.
+    async fn keep_on(self, app: &App, mut last: u64, less: Duration) -> Result<u64, StoreError> {
+        for _ in 0..TURNS {
+            let log = app.store.events();
+            match log.append(self.0, last, Vec::new(), keep(app, less), app.effects.now()).await? {
+                Appended::Conflict(newer) => last = newer,
+                Appended::Stored(_) | Appended::Full => break,
+            }
+        }
+        Ok(last)
+    }
+
+    /// Where an event stands: in another place it cannot be opened.
+    fn context(self, number: u64) -> [u8; 32] {
+        let mut context = [0; 32];
+        context[..16].copy_from_slice(&self.0.session.0);
+        context[16..24].copy_from_slice(&self.0.stream);
+        context[24..].copy_from_slice(&number.to_be_bytes());
+        context
+    }
+}
+
+fn keep(app: &App, less: Duration) -> Keep {
+    let (now, limits) = (app.effects.now(), &app.config.streams);
+    Keep {
+        until: Millis(now.0.saturating_add(millis(limits.keep.saturating_sub(less)))),
+        events: limits.events,
+        bytes: limits.bytes as u64,
+        above: u64::MAX,
+        total: limits.total as u64,
+    }
+}
+
+/// An inbox, for who holds it.
+pub struct Held {
+    inbox: Inbox,
+    tail: Tail,
+    last: u64,
+    beat: Interval,
+}
+
+impl Held {
+    /// What is said next, in its order. The inbox is held only while this is waited for; dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn next(&mut self, app: &App) -> Result<Vec<Vec<u8>>, StoreError> {
+        loop {
+            tokio::select! {
+                page = self.tail.next(PAGE, app.effects.now) => {
+                    let events = page?.events;
+                    self.last = events.last().map_or(self.last, |event| event.number);
+                    let open = |event: &throughline_store::Event| {
+                        app.keys.open_secret(&self.inbox.context(event.number), &event.payload)
+                    };
+                    return Ok(events.iter().filter_map(open).collect());
+                }
+                _ = self.beat.tick() => self.last = self.inbox.keep_on(app, self.last, Duration::ZERO).await?,
+            }
+        }
+    }
+}
