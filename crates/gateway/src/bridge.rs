@@ -5,6 +5,7 @@
 //! The server has sessions, the client has none: [`session::bridged`] says which is whose. A request goes through
 //! [`call`](crate::call) like a legacy client's, so that recovery, resumption and at-most-once are the same for both.
 
+mod asking;
 mod conversation;
 mod front;
 mod handle;
@@ -124,12 +125,19 @@ async fn converse(
         })?),
     };
     let (held, handle) = Handle::of(core, arrived, held)?;
+    let mut aside = Vec::new();
     let (session, id, source, answered, known) = match state {
-        Some(State { waits: Waits::Call { session, event, id, once, answered }, questions, .. }) => {
+        Some(State {
+            waits: Waits::Call { session, event, id, once, answered },
+            questions,
+            aside: asked,
+            ..
+        }) => {
+            aside = asked;
             let session = session::rejoined(core, arrived, RecordKey(session), once).await?;
             let event = EventId::parse(&core.app, session.key, &event);
             let event = event.ok_or(Fault::Modern(Modern::Gone))?;
-            let known = questions.into_iter().map(|(key, id)| (id, key)).collect();
+            let known: BTreeMap<_, _> = questions.into_iter().map(|(key, id)| (id, key)).collect();
             (session, id, Source::Waiting(event), answered, known)
         }
         waits => {
@@ -168,6 +176,9 @@ async fn converse(
         source,
         answered: answered.into_iter().collect(),
         known,
+        aside,
+        ear: None,
+        _in_use: session.begin(core, &arrived.caller, None),
         questions: Vec::new(),
         begins: None,
         seen: None,
