@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -68,6 +69,19 @@ impl Caller {
         self.headers.insert(SESSION_ID, id.clone());
         self.post(Bytes::from_static(INITIALIZED.as_bytes())).await?;
         Ok(())
+    }
+
+    /// Opens the session's standing stream: its body.
+    pub(crate) async fn listen(&mut self) -> Result<Incoming, Failure> {
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = http::Uri::from_static("/mcp");
+        *request.headers_mut() = self.headers.clone();
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request).await?;
+        if response.status() != StatusCode::OK {
+            return Err(format!("GET: {}", response.status()).into());
+        }
+        Ok(response.into_body())
     }
 
     /// Sends one message and reads the answer to its end. It has to be a success.

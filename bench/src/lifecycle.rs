@@ -14,8 +14,10 @@ use crate::Failure;
 use crate::proxy::{Programs, Setup};
 use crate::restart::{self, Call};
 use crate::sessions::{self, fill};
+use crate::streams;
 use crate::subject::Proxy;
 use crate::table::{median, show};
+use crate::upstream::Upstream;
 
 /// How much of each there is to measure.
 pub(crate) struct Extent {
@@ -23,6 +25,8 @@ pub(crate) struct Extent {
     pub(crate) sessions: usize,
     /// How often that is done with each subject.
     pub(crate) fills: usize,
+    /// Standing streams opened and kept open.
+    pub(crate) streams: usize,
     /// Starts of each kind.
     pub(crate) starts: usize,
     /// Restarts of the upstream with each subject.
@@ -33,6 +37,7 @@ pub(crate) struct Extent {
 #[derive(Serialize)]
 pub(crate) struct Lifecycle {
     fills: Vec<sessions::Figures>,
+    streams: Vec<streams::Figures>,
     times: Vec<Times>,
     /// Writing 4 KiB and fsync, median: what no durable store can be faster than.
     fsync_us: f64,
@@ -62,14 +67,15 @@ impl Lifecycle {
     /// Measures all of it.
     pub(crate) fn measure(
         programs: &Programs<'_>,
-        upstream: SocketAddr,
+        upstream: &Upstream,
         extent: &Extent,
     ) -> Result<Self, Failure> {
-        let mut found =
-            Lifecycle { fills: Vec::new(), times: Vec::new(), fsync_us: fsync(programs.scratch)? };
+        let (fills, streams, times) = (Vec::new(), Vec::new(), Vec::new());
+        let mut found = Lifecycle { fills, streams, times, fsync_us: fsync(programs.scratch)? };
         let state = tempfile::tempdir_in(programs.scratch)?;
-        found.fill(programs, upstream, extent, state.path())?;
-        found.start(programs, upstream, extent, state.path())?;
+        found.fill(programs, upstream.address, extent, state.path())?;
+        found.stand(programs, upstream, extent)?;
+        found.start(programs, upstream.address, extent, state.path())?;
         found.restart(programs, extent)?;
         Ok(found)
     }
@@ -92,6 +98,25 @@ impl Lifecycle {
                     .map_err(|error| format!("new sessions, {subject}: {error}"))?;
                 eprintln!("round {round}: {subject}: {:.0} new sessions/s", figures.sessions_per_second);
                 self.fills.push(figures);
+            }
+        }
+        Ok(())
+    }
+
+    fn stand(
+        &mut self,
+        programs: &Programs<'_>,
+        upstream: &Upstream,
+        extent: &Extent,
+    ) -> Result<(), Failure> {
+        for (subject, proxy, store) in FILLED.into_iter().filter(|(_, proxy, _)| *proxy == Proxy::Gateway) {
+            for _ in 0..extent.fills {
+                let setup = Setup { store, ..Setup::new(proxy, upstream.address) };
+                let running = programs.start(setup)?.ok_or("nothing was started")?;
+                let figures = streams::open(subject, &running, upstream, extent.streams)
+                    .map_err(|error| format!("standing streams, {subject}: {error}"))?;
+                eprintln!("{subject}: {:.0} bytes for each standing stream", figures.bytes_per_stream);
+                self.streams.push(figures);
             }
         }
         Ok(())
@@ -198,6 +223,7 @@ impl Lifecycle {
             ];
             let _ = writeln!(text, "| {subject} | {} |", cells.join(" | "));
         }
+        text.push_str(&streams::markdown(&self.streams));
         let _ = writeln!(
             text,
             "\n## Start and restart\n\nReady: from exec to the first 200 of `/readyz`; {sessions} sessions are in the \

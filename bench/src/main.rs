@@ -15,6 +15,7 @@ mod plot;
 mod proxy;
 mod restart;
 mod sessions;
+mod streams;
 mod subject;
 mod table;
 mod upstream;
@@ -68,7 +69,7 @@ struct Arguments {
     /// Only subjects whose name contains this, as in `issued, SSE`; nothing but requests.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Nothing but sessions, start and restart.
+    /// Nothing but sessions, standing streams, start and restart.
     #[arg(long, conflicts_with = "only")]
     no_load: bool,
     /// Where state of the gateway goes: on a disk whose fsync means something [default: the system's].
@@ -100,10 +101,11 @@ fn run(mut arguments: Arguments) -> Result<(), Failure> {
     if let Some(address) = arguments.serve {
         return restart::serve(address, cores);
     }
-    let mut extent = Extent { sessions: arguments.sessions, fills: 3, starts: 11, restarts: 15 };
+    let mut extent =
+        Extent { sessions: arguments.sessions, fills: 3, streams: 1000, starts: 11, restarts: 15 };
     if arguments.quick {
         (arguments.rounds, arguments.seconds, arguments.warm_up) = (1, 0.2, 0.1);
-        extent = Extent { sessions: arguments.sessions / 10, fills: 1, starts: 2, restarts: 2 };
+        extent = Extent { sessions: arguments.sessions / 10, fills: 1, streams: 200, starts: 2, restarts: 2 };
     }
     let scratch = arguments.scratch.clone().unwrap_or_else(std::env::temp_dir);
     let programs = Programs {
@@ -117,7 +119,7 @@ fn run(mut arguments: Arguments) -> Result<(), Failure> {
     let wanted = |subject: &&Subject| !arguments.no_load && subject.name().contains(only.unwrap_or_default());
     let subjects: Vec<&Subject> = SUBJECTS.iter().filter(wanted).collect();
     let lifecycle = match only {
-        None => Some(Lifecycle::measure(&programs, upstreams[0].address, &extent)?),
+        None => Some(Lifecycle::measure(&programs, &upstreams[0], &extent)?),
         Some(_) => None,
     };
     let figures = requests(&arguments, &programs, &upstreams, &subjects)?;

@@ -6,23 +6,25 @@ use std::convert::Infallible;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::thread;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 use tokio::task::LocalSet;
 
 use crate::client::SESSION_ID;
@@ -34,9 +36,22 @@ pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     /// One count for each core, so that they do not meet in it.
     counts: Vec<Arc<AtomicU64>>,
+    /// What it says on all standing streams.
+    told: broadcast::Sender<Bytes>,
 }
 
 impl Upstream {
+    /// Says something on every standing stream that is open.
+    pub(crate) fn tell(&self, event: Bytes) {
+        // Without a stream there is nobody to hear it.
+        let _ = self.told.send(event);
+    }
+
+    /// How many standing streams are open.
+    pub(crate) fn standing(&self) -> usize {
+        self.told.receiver_count()
+    }
+
     /// Requests that it has answered so far.
     pub(crate) fn requests(&self) -> u64 {
         self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
@@ -54,11 +69,13 @@ pub(crate) fn serve_on(listener: TcpListener, cores: usize, kind: Kind) -> io::R
     // Sessions end with the process, as in most servers: an id of another is not known.
     let boot = format!("{:016x}-", RandomState::new().build_hasher().finish());
     let (mut workers, mut counts) = (Vec::new(), Vec::new());
+    let (told, _) = broadcast::channel(64);
     for core in 0..cores {
         let (worker, streams) = mpsc::unbounded_channel();
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let count = Arc::new(AtomicU64::new(0));
-        let echo = Echo { kind, boot: boot.clone(), core, minted: Cell::new(0), count: Arc::clone(&count) };
+        let (minted, told) = (Cell::new(0), told.clone());
+        let echo = Echo { kind, boot: boot.clone(), core, minted, count: Arc::clone(&count), told };
         thread::spawn(move || LocalSet::new().block_on(&runtime, serve(streams, Rc::new(echo))));
         workers.push(worker);
         counts.push(count);
@@ -72,7 +89,7 @@ pub(crate) fn serve_on(listener: TcpListener, cores: usize, kind: Kind) -> io::R
             }
         }
     });
-    Ok(Upstream { address, counts })
+    Ok(Upstream { address, counts, told })
 }
 
 /// One core's part of the server.
@@ -82,6 +99,25 @@ struct Echo {
     core: usize,
     minted: Cell<u64>,
     count: Arc<AtomicU64>,
+    told: broadcast::Sender<Bytes>,
+}
+
+/// A body: as a rule whole, or a standing stream.
+type Reply = Either<Full<Bytes>, Standing>;
+
+/// A stream without an end.
+struct Standing(mpsc::Receiver<Bytes>);
+
+impl Body for Standing {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|event| event.map(|event| Ok(Frame::data(event))))
+    }
 }
 
 async fn serve(mut streams: mpsc::UnboundedReceiver<TcpStream>, echo: Rc<Echo>) {
@@ -131,8 +167,33 @@ struct Arguments<'a> {
 const INITIALIZED: &str = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"echo","version":"1"}}"#;
 
 impl Echo {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Reply> {
         self.count.fetch_add(1, Ordering::Relaxed);
+        if request.method() == Method::GET && self.kind == Kind::Sessions {
+            return self.stand();
+        }
+        self.answer_whole(request).await.map(Either::Left)
+    }
+
+    /// The answer to a GET.
+    fn stand(&self) -> Response<Reply> {
+        let (events, body) = mpsc::channel(1);
+        let mut told = self.told.subscribe();
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::select! {
+                    () = events.closed() => return,
+                    Ok(event) = told.recv() => if events.send(event).await.is_err() { return },
+                    else => return,
+                }
+            }
+        });
+        let mut response = Response::new(Either::Right(Standing(body)));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        response
+    }
+
+    async fn answer_whole(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let session =
             request.headers().get(SESSION_ID).map(|id| id.as_bytes().starts_with(self.boot.as_bytes()));
         match *request.method() {

@@ -2,7 +2,7 @@
 
     fastmcp_client.py URL [--mode auto|legacy] [--answer TEXT]
 
-Runs on fastmcp 4.1, where `auto` (the default) asks for the modern era first.
+Runs on fastmcp 4.1, where `auto` (its default) asks for the modern era first.
 """
 
 import asyncio
@@ -56,5 +56,5 @@ class FastMcpDriver(Driver):
 
 if __name__ == "__main__":
     parser = options(__doc__)
-    parser.add_argument("--mode", default="auto", choices=["auto", "legacy"])
+    parser.add_argument("--mode", default="legacy", choices=["auto", "legacy"])
     asyncio.run(FastMcpDriver(parser.parse_args()).drive())

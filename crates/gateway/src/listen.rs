@@ -105,11 +105,15 @@ pub async fn resume(
         return answer::resume(core, arrived, &session, id).await;
     }
     let last = answer::last_of(core, id).await?;
+    if last.alive && last.is_behind(id) {
+        return Err(Fault::StoreAway);
+    }
     if last.alive {
         return Ok(reply::channel(&core.app, watch(core, id, primes(&session))));
     }
     let (number, upstream) = match last.left_off() {
-        Some((number, upstream)) => (number, Some(upstream)),
+        // Above what the client has, where the log could not take it: else it would not get what comes next.
+        Some((number, upstream)) => (number.max(id.number), Some(upstream)),
         None => (id.number, None),
     };
     let outlet = Outlet::new(id.key, Opener::Listen, None, number);

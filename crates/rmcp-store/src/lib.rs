@@ -109,6 +109,21 @@
 //!
 //! The log says once that the store is away and once that it is back. Clients are not told where it is or why.
 //!
+//! # Streams that are resumed
+//!
+//! With [`Options::with_events`] the events of all streams go to the store before they go to the client, which can come back
+//! for what it missed with `Last-Event-ID`: after the process was killed, and at another replica. A stream whose call still
+//! runs goes on live. What its server object was doing when the process died is lost; then nothing more comes on the stream,
+//! and a client that follows it is let go after 30 seconds.
+//!
+//! Of a stream 1,000 events and 4 MiB are kept, of all together 256 MiB, for as long as the option says after the last one. An
+//! event id is good in the session that it was given in. What is kept is what tools said, as it is: whoever reads the store
+//! reads it. Each event costs a write; rmcp makes one event for a short answer, and one before it if `sse_retry` is set.
+//! While the store is away events still reach the client that is there. Messages go through rmcp's model, which may drop
+//! members that it does not know.
+//!
+//! With a manager of your own ([`Sessions::manager`]) give it [`Sessions::events`].
+//!
 //! # What rmcp 3.8 does by itself
 //!
 //! [`Sessions`] can also be set as `session_store` of a configuration without the [`Manager`]. Then idle expiry is put
@@ -122,9 +137,7 @@
 //!
 //! # What it does not do
 //!
-//! - It keeps no events: a stream that broke with its process is not resumed. rmcp has a hook of its own for that,
-//!   `EventStore`, which a later release will implement beside [`Sessions`]; one of yours can be set on the manager
-//!   inside ([`Sessions::manager`]).
+//! - It keeps no events unless [`Options::with_events`] says so.
 //! - It does not keep the state of your server object.
 //! - It does not make replicas one: each that serves a session has a server object of its own for it, and what that
 //!   sends to the client unasked reaches those streams that the client has to the same replica.
@@ -135,16 +148,19 @@
 //! The gateway does several of these, for servers in any language and without a change to them.
 
 mod error;
+mod events;
 mod load;
 mod manager;
 mod memory;
 mod naming;
 mod options;
 mod place;
+mod scoped;
 mod sessions;
 mod settle;
 
 pub use error::{Away, NotKept};
+pub use events::{Events, NoEvent};
 pub use manager::{Manager, ManagerError};
 pub use options::{Clock, Options};
 pub use place::OpenError;

@@ -14,6 +14,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::error::Away;
+use crate::events::NoEvent;
+use crate::scoped::{Scope, Scoped};
 use crate::sessions::{Sessions, Standing};
 
 /// A session that is not restored by then never will be.
@@ -28,7 +30,7 @@ const RESTORE: Duration = Duration::from_secs(30);
 /// - answers for the store that is away: each request whose session nobody knows gets an error, and none a 404,
 /// - lets no request into a session that is still being restored, and gives up one whose restoring request was dropped.
 ///
-/// An [`EventStore`] is configured on the manager inside.
+/// An [`EventStore`] is configured on the manager inside; the event ids that clients get are good in their session only.
 pub struct Manager<M> {
     inner: Arc<M>,
     sessions: Sessions,
@@ -54,6 +56,9 @@ pub enum ManagerError<E: std::error::Error + 'static> {
     /// The store is away, and the session is not in memory.
     #[error(transparent)]
     Away(#[from] Away),
+    /// A stream is to be resumed after an event that was not given in this session.
+    #[error(transparent)]
+    NoEvent(#[from] NoEvent),
 }
 
 impl<M> Manager<M> {
@@ -76,6 +81,11 @@ impl<M> Manager<M> {
 }
 
 impl<M: SessionManager> Manager<M> {
+    /// What makes event ids this session's, where they are more than a number in it.
+    fn scope(&self, id: &SessionId) -> Option<Scope> {
+        self.inner.event_store().map(|_| self.sessions.scope(id))
+    }
+
     /// Waits until nobody is restoring the session.
     async fn wait_for_restore(&self, id: &SessionId) -> Result<(), ManagerError<M::Error>> {
         loop {
@@ -212,7 +222,8 @@ impl<M: SessionManager> SessionManager for Manager<M> {
         id: &SessionId,
         message: ClientJsonRpcMessage,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        self.inner.create_stream(id, message).await.map_err(ManagerError::Inner)
+        let stream = self.inner.create_stream(id, message).await.map_err(ManagerError::Inner)?;
+        Ok(Scoped::new(stream, self.scope(id)))
     }
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Self::Error> {
@@ -230,7 +241,8 @@ impl<M: SessionManager> SessionManager for Manager<M> {
         &self,
         id: &SessionId,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        self.inner.create_standalone_stream(id).await.map_err(ManagerError::Inner)
+        let stream = self.inner.create_standalone_stream(id).await.map_err(ManagerError::Inner)?;
+        Ok(Scoped::new(stream, self.scope(id)))
     }
 
     async fn resume(
@@ -238,7 +250,13 @@ impl<M: SessionManager> SessionManager for Manager<M> {
         id: &SessionId,
         last_event_id: String,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        self.inner.resume(id, last_event_id).await.map_err(ManagerError::Inner)
+        let scope = self.scope(id);
+        let last_event_id = match &scope {
+            Some(scope) => scope.inward(&last_event_id).ok_or(NoEvent)?,
+            None => last_event_id,
+        };
+        let stream = self.inner.resume(id, last_event_id).await.map_err(ManagerError::Inner)?;
+        Ok(Scoped::new(stream, scope))
     }
 
     async fn restore_session(&self, id: SessionId) -> Result<RestoreOutcome<Self::Transport>, Self::Error> {

@@ -16,6 +16,7 @@ pub struct Options {
     pub(crate) idle: Duration,
     pub(crate) absolute: Duration,
     pub(crate) patience: Duration,
+    pub(crate) events: Option<Duration>,
     pub(crate) clock: Clock,
 }
 
@@ -26,6 +27,7 @@ impl Default for Options {
             idle: Duration::from_secs(24 * 60 * 60),
             absolute: Duration::from_secs(7 * 24 * 60 * 60),
             patience: Duration::from_secs(5),
+            events: None,
             clock: Arc::new(wall_clock),
         }
     }
@@ -62,6 +64,13 @@ impl Options {
         self
     }
 
+    /// Keeps the events of streams for so long, so that clients can resume them; unless set, they are not kept.
+    #[must_use]
+    pub fn with_events(mut self, keep: Duration) -> Options {
+        self.events = Some(keep);
+        self
+    }
+
     /// Another clock, for tests.
     #[must_use]
     pub fn with_clock(mut self, clock: Clock) -> Options {
@@ -92,6 +101,7 @@ impl fmt::Debug for Options {
             .field("idle", &self.idle)
             .field("absolute", &self.absolute)
             .field("patience", &self.patience)
+            .field("events", &self.events)
             .finish_non_exhaustive()
     }
 }
@@ -102,7 +112,7 @@ pub(crate) fn later(at: Millis, by: Duration) -> Millis {
 }
 
 #[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
-fn wall_clock() -> Millis {
+pub(crate) fn wall_clock() -> Millis {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }

@@ -11,12 +11,14 @@ use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, Stream
 use throughline_store::{Kind, Millis, Put, Record, State, Store, StoreError, Stored};
 
 use crate::error::{Away, NotKept};
+use crate::events::Events;
 use crate::load::Loads;
 use crate::manager::Manager;
 use crate::memory::{Memory, Owed, Use};
 use crate::naming::{Name, Naming};
 use crate::options::Options;
 use crate::place::{self, OpenError};
+use crate::scoped::Scope;
 use crate::settle;
 
 /// Longer `initialize` parameters are not kept: nobody needs them, and everybody may send them.
@@ -101,13 +103,29 @@ impl Sessions {
         S: rmcp::ServerHandler + Send + 'static,
     {
         config.session_store = Some(Arc::new(self.clone()));
-        StreamableHttpService::new(server, Arc::new(self.manager(LocalSessionManager::default())), config)
+        let manager = match self.events() {
+            Some(events) => LocalSessionManager::default().with_event_store(Arc::new(events)),
+            None => LocalSessionManager::default(),
+        };
+        StreamableHttpService::new(server, Arc::new(self.manager(manager)), config)
     }
 
     /// A session manager that also says when sessions are used. For a manager with a configuration of its own; it needs
     /// these sessions as `session_store` of the service's configuration too.
     pub fn manager<M>(&self, inner: M) -> Manager<M> {
         Manager::new(inner, self.clone())
+    }
+
+    /// The events of streams, in the same store, for the manager inside; None unless [`Options::with_events`] is set.
+    #[must_use]
+    pub fn events(&self) -> Option<Events> {
+        let keep = self.shared.options.events?;
+        Some(Events::new(self.shared.store.events(), self.shared.naming.clone(), keep))
+    }
+
+    /// Makes event ids of a session's.
+    pub(crate) fn scope(&self, session_id: &str) -> Scope {
+        Scope::new(self.shared.naming.clone(), session_id)
     }
 
     /// Tells the store what it has still to be told, and closes it. For a server that stops in order; one that is killed

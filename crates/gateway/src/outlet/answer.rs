@@ -87,8 +87,13 @@ pub async fn resume(
     id: EventId,
 ) -> Result<Response<ReplyBody>, Fault> {
     let app = &core.app;
-    let Last { alive, last } = last_of(core, id).await?;
-    let Some((last, entry)) = last else { return Err(Fault::StreamGone) };
+    let stands = last_of(core, id).await?;
+    let (alive, behind) = (stands.alive, stands.is_behind(id));
+    let Some((last, entry)) = stands.last else { return Err(Fault::StreamGone) };
+    // What the log could not take is with whoever reads the call, for as long as that one lives.
+    if behind {
+        return Err(if alive { Fault::StoreAway } else { Fault::StreamGone });
+    }
     if alive && !entry.response {
         return Ok(reply::channel(app, watch(core, id, primes(session))));
     }
@@ -138,6 +143,11 @@ pub struct Last {
 }
 
 impl Last {
+    /// Whether the client has got more than this event and those before it: the log failed then.
+    pub fn is_behind(&self, id: EventId) -> bool {
+        self.last.as_ref().is_some_and(|(last, _)| *last < id.number)
+    }
+
     /// The number of its last event; generation, and the upstream's last event id.
     pub fn left_off(self) -> Option<(u64, (u32, Vec<u8>))> {
         self.last.map(|(number, entry)| (number, (entry.generation, entry.upstream_id)))

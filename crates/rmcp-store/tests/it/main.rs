@@ -6,6 +6,7 @@
     reason = "all of this is test code; clippy only sees that of functions marked #[test]"
 )]
 
+mod events;
 mod expiry;
 mod kept;
 mod outage;

@@ -70,6 +70,7 @@ pub(crate) fn follow(
 ) -> Result<(), Ended> {
     let mut stream = Stream { last: None, retry: RETRY };
     let (mut next, mut attempts, started) = (Some(begun), 0, Instant::now());
+    let mut met = String::new();
     loop {
         if let Some((response, _connection)) = next.take()
             && stream.read(response.into_body(), &mut attempts, &mut take).is_break()
@@ -78,20 +79,23 @@ pub(crate) fn follow(
         }
         let Some(last) = stream.last.clone() else { return Err(Ended::Unknown { connected: true }) };
         attempts += 1;
-        assert!(attempts <= ATTEMPTS, "came back {attempts} times in vain");
+        assert!(attempts <= ATTEMPTS, "came back {attempts} times in vain: {met}");
         assert!(started.elapsed() < LONGEST, "a stream without an end");
         thread::park_timeout(stream.retry);
         let resumed = place().with_header("Last-Event-ID", &last).send("GET", None);
         match resumed {
             // Whoever is not well says so, and may be well again.
-            Ok((response, connection)) if response.status < 400 => next = Some((response, connection)),
-            Ok((response, _)) if response.status >= 500 => {}
+            Ok((response, connection)) if response.status < 400 => {
+                met = response.status.to_string();
+                next = Some((response, connection));
+            }
+            Ok((response, _)) if response.status >= 500 => met = response.status.to_string(),
             Ok((response, _connection)) => {
                 let (status, mut text) = (response.status, String::new());
                 let _ = response.into_body().read_to_string(&mut text);
                 return Err(Ended::Gone(status, text));
             }
-            Err(_) => {}
+            Err(error) => met = error.to_string(),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::harness::{Client, Gateway, Upstream};
 
 /// How each of them is told to ask.
 pub(super) const CLIENTS: [(&str, &[&str]); 3] =
-    [("fastmcp", &[]), ("typescript2", &["--mode", "auto"]), ("mcp2", &["--mode", "auto"])];
+    [("fastmcp", &["--mode", "auto"]), ("typescript2", &["--mode", "auto"]), ("mcp2", &["--mode", "auto"])];
 
 #[test]
 fn they_find_it_and_lose_nothing_in_kills() {

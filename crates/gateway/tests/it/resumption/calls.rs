@@ -295,6 +295,27 @@ fn a_restarted_gateway_goes_on_with_a_call_where_the_upstream_can() {
 }
 
 #[test]
+fn a_client_that_has_more_than_the_log_is_told_so() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let session = newest(&gateway);
+    let say = tap(&upstream);
+    say.send(format!("id: up\n{}", event(&note(1)))).unwrap();
+    let mut stream = session.client.open("POST", call("7", "work"));
+    stream.event().unwrap();
+    stream.event().unwrap();
+    let successor = gateway.after_a_crash();
+    // As if the log could not take this.
+    say.send(event(&note(2))).unwrap();
+    let id = stream.event().unwrap().id.unwrap();
+    let client = successor.client().with("mcp-session-id", &session.id).with("last-event-id", &id);
+    let answer = client.get();
+    assert_eq!((answer.status, answer.code()), (400, -32000));
+    assert_eq!(upstream.count("GET"), 0);
+    drop(say);
+}
+
+#[test]
 fn a_cancelled_call_is_let_go() {
     // Many servers do not answer a request any more that was cancelled, and leave its stream open.
     let upstream = Upstream::start();

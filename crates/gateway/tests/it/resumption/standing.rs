@@ -136,6 +136,27 @@ fn a_restarted_gateway_goes_on_with_it() {
 }
 
 #[test]
+fn a_client_that_has_more_than_the_log_gets_what_comes_next() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let session = newest(&gateway);
+    let (mut stream, _) = listen(&session);
+    push(&upstream, 1);
+    stream.event().unwrap();
+    let successor = gateway.after_a_crash();
+    // As if the log could not take these.
+    push(&upstream, 2);
+    push(&upstream, 3);
+    stream.event().unwrap();
+    let id = stream.event().unwrap().id.unwrap();
+    drop((stream, gateway));
+    let client = successor.client().with("mcp-session-id", &session.id);
+    let mut stream = resume(&client, &id);
+    push(&upstream, 4);
+    assert_eq!(stream.event().unwrap().data, note(4));
+}
+
+#[test]
 fn event_ids_of_an_upstream_session_that_is_gone_are_not_sent_upstream() {
     let upstream = Upstream::start();
     let gateway = Gw::start(&upstream);
