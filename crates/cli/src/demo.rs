@@ -89,13 +89,22 @@ fn play(cast: &Cast) -> Result<(), Failure> {
     }
     say("     it counts in one session all the same\n")?;
 
-    say("\n6. The three stateless servers, seen through the gateway: throughline call URL --tour\n")?;
+    say(
+        "\n6. A client of revision 2026-07-28, which knows no sessions, at the same counter, which needs one.\n",
+    )?;
+    let mut modern = Client::new(&counter)?.named("modern-client").of_2026();
+    for right in 1..=3 {
+        modern.count(right)?;
+    }
+    say("     the gateway speaks to each in its own revision, and keeps the session for both\n")?;
+
+    say("\n7. The three stateless servers, seen through the gateway: throughline call URL --tour\n")?;
     for line in throughline_call(cast, &[&servers, "--tour"])?.lines() {
         say(format!("     {line}").trim_end())?;
         say("\n")?;
     }
 
-    say(&format!("\n7. kill -9 server {}: the others answer.\n", SERVERS[0]))?;
+    say(&format!("\n8. kill -9 server {}: the others answer.\n", SERVERS[0]))?;
     cast.kill(SERVERS[0])?;
     let repeat = LOOKS.to_string();
     for line in throughline_call(cast, &[&servers, "whoami", "--repeat", &repeat, "--json"])?.lines() {

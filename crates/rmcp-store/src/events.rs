@@ -145,7 +145,7 @@ impl Inner {
     }
 
     async fn sweep(&self, now: Millis) {
-        if self.appended.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == 0
+        if self.appended.fetch_add(1, Ordering::Relaxed).is_multiple_of(SWEEP_EVERY)
             && let Err(error) = self.log.sweep(now, SWEEP_EVERY as usize).await
         {
             tracing::debug!(%error, "events whose time is over were not removed");

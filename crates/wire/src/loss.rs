@@ -106,6 +106,7 @@ impl Sign {
 /// |---|---|---|
 /// | any | a JSON-RPC result, request or notification | alive: results are never examined |
 /// | any | an error -32020, -32021 or -32022, which is of another era | suspected |
+/// | 400 | a JSON-RPC error -32602 that misses `_meta`, likewise | suspected |
 /// | any | a JSON-RPC error -32602 | alive: a tool or resource is unknown, a parameter wrong |
 /// | any but 400 | a JSON-RPC error -32601 | alive: method not found |
 /// | 429, 405, 406, 413, 415, 1xx, 3xx | any | alive |
@@ -130,7 +131,9 @@ pub fn verdict(answer: &Answer<'_>) -> Verdict {
         Body::Opaque | Body::Text(_) => (None, false),
     };
     let code = part.filter(|_| in_envelope).and_then(|part| part.code);
-    if code.is_some_and(is_modern_code) {
+    let misses_meta =
+        status == 400 && code == Some(INVALID_PARAMS) && part.is_some_and(|part| part.text.contains("_meta"));
+    if misses_meta || code.is_some_and(is_modern_code) {
         return Verdict::Suspected(Sign::EraChanged);
     }
     match (status, code) {

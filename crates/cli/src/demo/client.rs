@@ -4,11 +4,15 @@ use std::io;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use throughline_wire::bridge::meta;
+use throughline_wire::headers::{MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION};
 
 use super::cast::{GATEWAYS, now};
 use super::say;
 use crate::Failure;
 
+/// The revision of clients that know no sessions.
+const VERSION: &str = "2026-07-28";
 /// How long an answer may take: a server may be starting behind the gateway.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -20,6 +24,8 @@ pub(super) struct Client {
     urls: Vec<String>,
     turn: usize,
     name: &'static str,
+    /// It speaks 2026-07-28, and says so with every request.
+    modern: bool,
     session: Option<String>,
     next_id: u64,
 }
@@ -48,11 +54,24 @@ impl Client {
         if urls.is_empty() {
             return Err("a client needs a gateway".into());
         }
-        Ok(Self { agent: agent.into(), urls, turn: 0, name: "throughline-demo", session: None, next_id: 1 })
+        Ok(Self {
+            agent: agent.into(),
+            urls,
+            turn: 0,
+            name: "throughline-demo",
+            modern: false,
+            session: None,
+            next_id: 1,
+        })
     }
 
     pub(super) fn named(self, name: &'static str) -> Self {
         Self { name, ..self }
+    }
+
+    /// One that speaks the revision without sessions.
+    pub(super) fn of_2026(self) -> Self {
+        Self { modern: true, ..self }
     }
 
     /// Opens a session and keeps its id.
@@ -76,7 +95,14 @@ impl Client {
     /// Calls the counter's tool, and prints what came of it. Another count than the right one is a failure.
     pub(super) fn count(&mut self, right: u32) -> Result<(), Failure> {
         self.next_id += 1;
-        let params = json!({ "name": "increment", "arguments": {} });
+        let mut params = json!({ "name": "increment", "arguments": {} });
+        if self.modern {
+            params["_meta"] = json!({
+                meta::VERSION: VERSION,
+                meta::CLIENT_INFO: { "name": self.name, "version": env!("CARGO_PKG_VERSION") },
+                meta::CLIENT_CAPABILITIES: {},
+            });
+        }
         let started = now();
         let answer = self.post(
             &json!({ "jsonrpc": "2.0", "id": self.next_id, "method": "tools/call", "params": params }),
@@ -120,6 +146,10 @@ impl Client {
             .header("user-agent", self.name);
         if let Some(session) = &self.session {
             request = request.header("mcp-session-id", session);
+        }
+        if self.modern {
+            request = request.header(MCP_PROTOCOL_VERSION, VERSION);
+            request = request.header(MCP_METHOD, "tools/call").header(MCP_NAME, "increment");
         }
         let mut response = request.send(message.to_string())?;
         let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);

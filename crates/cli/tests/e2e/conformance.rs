@@ -57,11 +57,20 @@ fn modern_to_legacy() {
     );
 }
 
-/// Through three replicas behind a load balancer that sends each request to the next of them. What is not here needs a
-/// stream that outlives its request's replica.
 #[test]
 fn legacy_to_legacy_over_three_replicas() {
-    let (upstream, redis) = (Upstream::conformance(), Redis::standalone());
+    over_three_replicas(&Upstream::conformance());
+}
+
+#[test]
+fn legacy_to_modern_over_three_replicas() {
+    over_three_replicas(&Upstream::conformance_of("modern"));
+}
+
+/// Through three replicas behind a load balancer that sends each request to the next of them. What is not here needs a
+/// stream that outlives its request's replica.
+fn over_three_replicas(upstream: &Upstream) {
+    let redis = Redis::standalone();
     let ring = tempfile::tempdir().expect("a directory");
     let replicas = Gateway::replicas(3, &upstream.url(), &redis, &ring.path().join("keyring"));
     let balancer = Balancer::start(&replicas.iter().map(|replica| replica.at("")).collect::<Vec<_>>());

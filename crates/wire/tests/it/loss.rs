@@ -1,7 +1,7 @@
 //! The session-loss table, row by row, with the bodies that SDKs and servers send.
 
 use proptest::prelude::*;
-use throughline_wire::loss::{Answer, Sign, Verdict, ping_says_alive, verdict};
+use throughline_wire::loss::{Answer, Sign, Verdict, modern_verdict, ping_says_alive, verdict};
 
 use Verdict::{Alive, Lost, Suspected};
 
@@ -131,6 +131,25 @@ fn a_400_for_an_unknown_session_is_lost_only_if_one_was_named() {
 fn an_error_of_the_other_era_may_mean_that_the_server_was_replaced() {
     let body = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32022,"message":"Unsupported protocol version","data":{"message":"session not found"}}}"#;
     assert_eq!(judge(400, body), Suspected(Sign::EraChanged));
+}
+
+#[test]
+fn what_misses_the_members_of_meta_is_a_server_of_the_other_era() {
+    let body = r#"{"jsonrpc":"2.0","id":2,"error":{"code":-32602,"message":"Invalid params: request requires protocolVersion in request _meta"}}"#;
+    assert_eq!(judge(400, body), Suspected(Sign::EraChanged));
+    assert_eq!(judge(200, body), Alive, "a tool's own word");
+}
+
+#[test]
+fn where_there_are_no_sessions_a_refusal_may_mean_that_the_server_was_replaced() {
+    for status in [400, 404, 405, 406, 415, 422] {
+        assert_eq!(modern_verdict(&answer(status, NOT_FOUND_TS)), Suspected(Sign::EraChanged), "{status}");
+        let challenged = Answer { www_authenticate: true, ..answer(status, "") };
+        assert_eq!(modern_verdict(&challenged), Alive, "{status}");
+    }
+    for status in [200, 401, 403, 429, 500, 503] {
+        assert_eq!(modern_verdict(&answer(status, NOT_FOUND_TS)), Alive, "{status}");
+    }
 }
 
 #[test]

@@ -97,3 +97,27 @@ fn a_header_that_a_server_of_both_eras_refuses_costs_no_session() {
     assert_eq!((refusal.status, refusal.code()), (400, -32022), "{}", refusal.text());
     assert_eq!((session.count().as_str(), upstream.count("initialize")), ("2", 1));
 }
+
+#[test]
+fn an_upgrade_is_seen_however_the_new_server_refuses_the_old_request() {
+    for (code, message) in [
+        (-32020, "Missing MCP-Protocol-Version header"),
+        (-32022, "Unsupported protocol version"),
+        (-32602, "Invalid params: request requires protocolVersion in request _meta"),
+    ] {
+        let upstream = Upstream::start();
+        let gateway = Gw::start(&upstream);
+        let session = session(&gateway);
+        assert_eq!(session.count(), "1");
+        upstream.script(move |request, _| {
+            let refusal = || answer(400, rpc_error(&request.id(), code, message));
+            let is_modern = request.headers.get("mcp-protocol-version") == Some("2026-07-28");
+            Some(match request.rpc().as_str() {
+                _ if !is_modern => refusal(),
+                "server/discover" => result(request, discovered()),
+                _ => text(request, "modern"),
+            })
+        });
+        assert_eq!(session.post(call("1", "count")).tool_text(), "modern", "{message}");
+    }
+}

@@ -102,6 +102,13 @@ fn a_client_is_asked_only_what_it_announced() {
     assert!(answer.text().contains("elicitation/create"), "{}", answer.text());
     let idless = gateway.client().post(call("1", "ask"));
     assert_eq!((idless.status, idless.code()), (200, -32014), "{}", idless.text());
+    let deaf = super::session(&gateway).client.with("accept", "application/json").post(call("1", "ask"));
+    assert_eq!(
+        (deaf.status, deaf.code()),
+        (200, -32601),
+        "it reads no stream to be asked on: {}",
+        deaf.text()
+    );
     let link = json!({ "method": "elicitation/create", "params": { "mode": "url", "url": "https://a.example/", "message": "?" } });
     let asked = link.clone();
     modern(&upstream, move |request| needs(request, json!({ "a": asked }), Value::Null));
