@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use serde_json::Value;
 use throughline_store::RecordKey;
 use throughline_wire::bridge::to_legacy::answer::Caching;
 use throughline_wire::bridge::to_legacy::discover;
@@ -31,14 +32,15 @@ use throughline_wire::version::ProtocolVersion;
 use throughline_wire::{jsonrpc, method};
 
 use crate::app::{Core, Route};
+use crate::call;
 use crate::classify::{Arrived, Held};
 use crate::config::Cache;
 use crate::error::{Fault, Modern};
 use crate::initialize::{self, InitializeParams};
 use crate::outlet::EventId;
-use crate::reply::{self, ReplyBody};
-use crate::session::{self, Kind};
-use crate::upstream::JSON;
+use crate::reply::{self, Asked, ReplyBody};
+use crate::session::{self, Kind, Session};
+use crate::upstream::{self, JSON};
 
 use conversation::{Conversation, Source};
 use handle::Handle;
@@ -46,6 +48,8 @@ use state::Sealing;
 
 /// Longest version that is repeated in a refusal, in characters.
 const MAX_VERSION: usize = 32;
+/// Longest answer to a request of the bridge's own, in bytes.
+const MAX_ANSWER: usize = 64 * 1024;
 
 /// Answers a modern request with what a legacy server says.
 ///
@@ -79,6 +83,34 @@ fn is_removed(method: &str) -> bool {
             | method::TASKS_LIST
             | method::TASKS_CANCEL
     )
+}
+
+/// Makes a request of the bridge's own in a session, as its client would: a recovery knows of it. False where it does not
+/// succeed.
+async fn beside(
+    core: &Rc<Core>,
+    arrived: &Arrived,
+    session: &Arc<Session>,
+    method: &str,
+    params: &Value,
+) -> bool {
+    let params = params.to_string();
+    let body = jsonrpc::request(&core.app.unique_id(), method, Some(params.as_bytes()));
+    let Ok(held) = Held::request(Bytes::from(body)) else { return false };
+    let beside = arrived.in_legacy(held).in_json();
+    let Some(held) = beside.held() else { return false };
+    let answer = async {
+        let answered = call::run(core, &beside, held, session).await?;
+        let answer = reply::relay(core, answered, &Asked::by(&beside, held)).await?;
+        reply::gathered(answer, MAX_ANSWER).await
+    };
+    match answer.await {
+        Ok((response, body)) => response.status().is_success() && upstream::is_result(&body),
+        Err(fault) => {
+            tracing::info!(%fault, method, "a request of the bridge's own failed");
+            false
+        }
+    }
 }
 
 /// For how long a client may keep what this method answers, as the route has it.

@@ -300,6 +300,14 @@ fn each_request_hears_its_own_progress_and_the_log_messages_that_it_asked_for() 
     assert_eq!(informed.call("count").tool_text(), "1");
     let session = upstream.server().given().pop().unwrap();
     assert_eq!(upstream.server().setup(&session), levels[1..], "and restored");
+    let refused = upstream.count("logging/setLevel");
+    upstream.script(|request, _| {
+        let refuse = request.rpc() == "logging/setLevel";
+        refuse.then(|| plain(200, rpc_error(&request.id(), -32603, "not now")))
+    });
+    let other = client.clone().declaring("{}").meta(r#""io.modelcontextprotocol/logLevel":"info""#);
+    assert_eq!(other.call("count").tool_text(), "1", "a request goes on without");
+    assert_eq!(upstream.count("logging/setLevel"), refused + 1);
     let answer = client.meta(r#""io.modelcontextprotocol/logLevel":"loud""#).call("work");
     assert_eq!((answer.status, answer.code()), (400, -32602));
 }
