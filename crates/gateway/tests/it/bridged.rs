@@ -156,6 +156,8 @@ fn sessions_are_kept_by_what_a_client_declares_and_by_request_where_the_route_sa
         let gateway = Gw::start_file(&upstream, file);
         let client = Modern::new(&gateway);
         let before = upstream.server().given().len();
+        // Also where the log level is set first.
+        let client = client.meta(r#""io.modelcontextprotocol/logLevel":"info""#);
         for round in 1..=3 {
             assert_eq!(client.call("count").tool_text(), "1");
             upstream.wait_for("DELETE", round);
