@@ -7,6 +7,7 @@ use throughline_store::{Appended, Keep, Millis, RecordKey, StoreError, StreamKey
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::app::App;
+use crate::metrics::StoreOperation;
 use crate::outlet::{GONE, is_alive};
 use crate::session::millis;
 
@@ -124,11 +125,19 @@ pub struct Held {
 }
 
 impl Held {
-    /// What is said next, in its order. The inbox is held only while this is waited for; dropping the future loses nothing.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn next(&mut self, app: &App) -> Result<Vec<Vec<u8>>, StoreError> {
+    /// What is said next, in its order; of a store that is away, when it is back. The inbox is held only while this is
+    /// waited for; dropping the future loses nothing.
+    pub async fn next(&mut self, app: &App) -> Vec<Vec<u8>> {
+        loop {
+            match self.read(app).await {
+                Ok(said) => return said,
+                Err(error) => app.store_failed(StoreOperation::Read, &error),
+            }
+            tokio::time::sleep(BEAT).await;
+        }
+    }
+
+    async fn read(&mut self, app: &App) -> Result<Vec<Vec<u8>>, StoreError> {
         loop {
             tokio::select! {
                 page = self.tail.next(PAGE, app.effects.now) => {

@@ -29,9 +29,9 @@ fn away(core: &Core) -> impl FnOnce(StoreError) -> Fault {
     }
 }
 
-/// Whether another replica reads the upstream's stream of this session.
-pub(super) async fn is_read_elsewhere(core: &Core, session: &Session) -> Result<bool, Fault> {
-    inbox(session).is_held(&core.app).await.map_err(away(core))
+/// Whether another replica reads the upstream's stream of this session. While the store is away, none is known to.
+pub(super) async fn is_read_elsewhere(core: &Core, session: &Session) -> bool {
+    inbox(session).is_held(&core.app).await.map_err(away(core)).unwrap_or(false)
 }
 
 /// Makes known that this replica reads it. None where there are no others, or the store is away: then none can be handed
@@ -68,16 +68,7 @@ pub(super) async fn lend(
 /// Takes what is handed over, and gives it to the task that reads the upstream's stream.
 pub(super) async fn take(core: Rc<Core>, session: Arc<Session>, mut held: Held, to: mpsc::Sender<Handed>) {
     loop {
-        let told = match held.next(&core.app).await {
-            Ok(told) => told,
-            Err(error) => {
-                core.app.store_failed(StoreOperation::Read, &error);
-                // The store says itself when it is back; what was said meanwhile is there then.
-                tokio::time::sleep(crate::outlet::GONE / 3).await;
-                continue;
-            }
-        };
-        for told in told {
+        for told in held.next(&core.app).await {
             let Some(handed) = read(&session, &told) else { continue };
             if to.send(handed).await.is_err() {
                 return;

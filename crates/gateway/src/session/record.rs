@@ -207,6 +207,8 @@ impl Session {
             record.expires = self.expires;
             match app.store.put_if(self.key, version, record.clone(), app.effects.now()).await {
                 Ok(Put::Stored(version)) => {
+                    // What was set up may have met another replica's change on its way.
+                    self.recall(app, &record);
                     let mut known = lock(&self.known);
                     // Answers of the store may overtake each other.
                     if known.version.is_none_or(|known| known <= version) {

@@ -40,8 +40,8 @@ use crate::{names, probe};
 
 const INVALID_PARAMS: i32 = -32602;
 const METHOD_NOT_FOUND: i32 = -32601;
-/// Resources that one session may be subscribed to: as many as are restored after a loss.
-const MAX_URIS: usize = 256;
+/// Resources that one session may be subscribed to: no more than are kept with it.
+const MAX_URIS: usize = 200;
 /// Longest URI of one, in bytes.
 const MAX_URI: usize = 8 * 1024;
 /// The levels of RFC 5424, as both eras name them.
