@@ -188,7 +188,11 @@ impl Conversation {
         let (core, arrived, session) =
             (Rc::clone(&self.core), Rc::clone(&self.arrived), Arc::clone(&self.session));
         let Ok(held) = Held::response(Bytes::from(body)) else { return };
-        tokio::task::spawn_local(async move { call::respond(&core, &arrived, &held, &session).await });
+        tokio::task::spawn_local(async move {
+            if let Err(fault) = call::respond(&core, &arrived, &held, &session).await {
+                tracing::info!(%fault, "an answer did not reach the upstream");
+            }
+        });
     }
 
     /// Leaves the call waiting, and asks the client.

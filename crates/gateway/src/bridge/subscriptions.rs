@@ -267,8 +267,10 @@ async fn read(core: Rc<Core>, arrived: Rc<Arrived>, session: Arc<Session>, hub: 
                         jsonrpc::error(Some(id.raw()), answer::METHOD_NOT_FOUND as i32, text, None)
                     }
                 };
-                if let Ok(held) = Held::response(body.into()) {
-                    call::respond(&core, &arrived, &held, &session).await;
+                if let Ok(held) = Held::response(body.into())
+                    && let Err(fault) = call::respond(&core, &arrived, &held, &session).await
+                {
+                    tracing::info!(%fault, "a refusal did not reach the upstream");
                 }
             }
             Ok(Message::Notification { .. }) => hub.tell(&data),
