@@ -28,7 +28,7 @@ pub use follow::follow;
 pub use write::{Say, Writer};
 
 use crate::app::App;
-use crate::session::{Kind, Session, lock};
+use crate::session::{Session, lock};
 
 /// Events and bytes that wait in memory for the connection that follows; what is more, it reads from the log.
 const WAITING: usize = 64;
@@ -95,7 +95,7 @@ impl EventId {
 /// Whether the session's client can be given an event without data, to come back from. Older ones take it for a message.
 pub fn primes(session: &Session) -> bool {
     // The bridge itself comes back for what it reads.
-    matches!(session.kind, Kind::Bridged | Kind::Once)
+    session.kind.is_bridged()
         || session.version.is_some_and(|version| version >= ProtocolVersion::V2025_11_25)
 }
 
@@ -127,6 +127,7 @@ struct State {
     waiting_bytes: usize,
     /// Which connection follows.
     follower: Option<u64>,
+    /// Counted up with each that comes, here or at another replica.
     turns: u64,
     /// Whether the client has an id to come back with.
     known: bool,
@@ -200,6 +201,11 @@ impl Outlet {
         }
     }
 
+    /// Counts those who have come to follow it: the same as before, nobody has come since.
+    pub fn turns(&self) -> u64 {
+        lock(&self.state).turns
+    }
+
     /// Number of its last event.
     pub fn last(&self) -> u64 {
         lock(&self.state).last
@@ -225,6 +231,7 @@ impl Outlet {
     fn followed_elsewhere(&self, taken: u64) {
         {
             let mut state = lock(&self.state);
+            state.turns += u64::from(state.elsewhere.is_none());
             state.elsewhere = Some(Instant::now() + GONE);
             if taken >= state.last {
                 state.untaken = 0;
@@ -418,5 +425,30 @@ impl Outlets {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_to_follow_is_counted_here_and_elsewhere() {
+        let key = StreamKey { session: RecordKey([1; 16]), stream: [2; 8] };
+        let outlet = Outlet::new(key, Opener::Call, None, 3);
+        let first = outlet.enter(true);
+        let left = outlet.turns();
+        outlet.leave(first);
+        assert!(matches!(outlet.followed(), Followed::Until(_)));
+        assert_eq!(outlet.turns(), left, "nobody has come since");
+        let second = outlet.enter(true);
+        outlet.leave(second);
+        assert!(matches!(outlet.followed(), Followed::Until(_)));
+        assert_ne!(outlet.turns(), left);
+        let left = outlet.turns();
+        for taken in 1..=2 {
+            outlet.followed_elsewhere(taken);
+            assert_eq!(outlet.turns(), left + 1, "the same is still there");
+        }
     }
 }

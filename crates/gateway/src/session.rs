@@ -60,6 +60,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether the bridge speaks in it, for clients that know nothing of it.
+    pub fn is_bridged(self) -> bool {
+        matches!(self, Kind::Bridged | Kind::Once)
+    }
+
     /// The word in logs and answers to the administrator.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -266,12 +271,12 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.session.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let was_last = self.session.in_flight.fetch_sub(1, Ordering::Relaxed) == 1;
         self.session.touch(self.core.app.effects.now());
         if let Some(ours) = &self.ours {
             lock(&self.session.calls).retain(|call| call.ours != *ours);
         }
-        if matches!(self.session.kind, Kind::Isolated | Kind::Once) {
+        if was_last && matches!(self.session.kind, Kind::Isolated | Kind::Once) {
             let (core, session) = (Rc::clone(&self.core), Arc::clone(&self.session));
             let credentials = std::mem::take(&mut self.credentials);
             tokio::task::spawn_local(async move {

@@ -14,10 +14,11 @@ use throughline_wire::bridge::to_legacy::request::salient;
 use throughline_wire::bridge::to_legacy::state::{Aside, State, Waits};
 use throughline_wire::envelope::{self, Envelope, Limits, Message, Span};
 use throughline_wire::{jsonrpc, method};
+use tokio::sync::oneshot;
 
 use super::conversation::{Conversation, is_incomplete};
 use super::front::Ending;
-use crate::app::first;
+use crate::app::{Core, first};
 use crate::classify::Held;
 use crate::error::{Fault, Modern};
 use crate::metrics::StoreOperation;
@@ -29,8 +30,8 @@ use crate::{call, recover};
 /// Questions that the server asks elsewhere than on the call's stream travel with the state; in bytes.
 const MAX_ASIDE: usize = 12 * 1024;
 
-/// What became of an answer to a question.
-enum Claim {
+/// What became of a mark: an answer to a question, or who gives it.
+pub(super) enum Claim {
     /// It is the first; it is to be sent.
     Ours,
     /// It has been given before.
@@ -116,13 +117,9 @@ impl Conversation {
             self.questions.push(question);
             return Ok(());
         };
-        match self.claim(&id, response).await {
-            Claim::Ours => self.respond(jsonrpc::result(&id, response)),
-            Claim::Same => {}
-            Claim::Other => {
-                let why = "the question was answered before, with something else".to_owned();
-                return Err(Ending::Fault(Fault::Modern(Modern::Params(why))));
-            }
+        if let Claim::Other = self.answer(&id, response).await {
+            let why = "the question was answered before, with something else".to_owned();
+            return Err(Ending::Fault(Fault::Modern(Modern::Params(why))));
         }
         // Only what stands behind the first open question will be read again.
         if self.begins.is_some() {
@@ -153,34 +150,29 @@ impl Conversation {
         Tagger::new(&self.core.app, &bound).own_request(&envelope::string_value(id.as_bytes())?)
     }
 
-    /// Whether this is the first answer to a question, at whichever replica.
-    async fn claim(&self, id: &str, response: &[u8]) -> Claim {
-        let app = &self.core.app;
-        let stream = first(&app.keys.digest("answer to", &[id.as_bytes()]));
-        let key = StreamKey { session: self.session.key, stream };
-        let digest = app.keys.digest("answer", &[&salient(Some(response))]);
-        let (now, limits) = (app.effects.now(), &app.config.streams);
-        let lasts = millis(app.config.timeouts.call).max(millis(limits.keep));
-        let keep = Keep {
-            until: Millis(now.0.saturating_add(lasts)),
-            events: 1,
-            bytes: limits.bytes as u64,
-            above: 0,
-            total: limits.total as u64,
-        };
-        let log = app.store.events();
-        match log.append(key, 0, vec![Bytes::copy_from_slice(&digest)], keep, now).await {
-            Ok(Appended::Conflict(_)) => match log.read(key, 0, digest.len(), now).await {
-                Ok(page) if page.events.iter().any(|event| event.payload[..] == digest) => Claim::Same,
-                _ => Claim::Other,
-            },
-            // Without the log the call goes on, as far as it can.
-            Ok(Appended::Stored(_) | Appended::Full) => Claim::Ours,
-            Err(error) => {
-                app.store_failed(StoreOperation::Append, &error);
-                Claim::Ours
+    /// Gives the server the client's answer to a question, if it is the first. What is claimed is sent, whether or not the
+    /// client is there to the end: who comes again with the same answer does not send it again.
+    async fn answer(&self, id: &str, response: &[u8]) -> Claim {
+        let (core, arrived, session) =
+            (Rc::clone(&self.core), Rc::clone(&self.arrived), Arc::clone(&self.session));
+        let keys = &core.app.keys;
+        let stream = first(&keys.digest("answer to", &[id.as_bytes()]));
+        let key = StreamKey { session: session.key, stream };
+        let mark = keys.digest("answer", &[&salient(Some(response))]);
+        let body = jsonrpc::result(id, response);
+        let (tell, told) = oneshot::channel();
+        tokio::task::spawn_local(async move {
+            let claim = claim(&core, key, mark).await;
+            let is_ours = matches!(claim, Claim::Ours);
+            let _ = tell.send(claim);
+            if let Ok(held) = Held::response(body.into())
+                && is_ours
+            {
+                call::respond(&core, &arrived, &held, &session).await;
             }
-        }
+        });
+        // Without a word the core is ending, and the client's connection with it.
+        told.await.unwrap_or(Claim::Same)
     }
 
     /// Tells the server something in the client's name, whether or not that is there to the end.
@@ -228,5 +220,32 @@ impl Conversation {
         let said = self.arrived.route.initialize.last();
         let info = said.as_deref().and_then(server_info);
         Ending::Response(StatusCode::OK, input::input_required(&self.theirs, questions, &state, info))
+    }
+}
+
+/// Puts a mark where others may put theirs, at whichever replica.
+pub(super) async fn claim(core: &Core, key: StreamKey, mark: [u8; 32]) -> Claim {
+    let app = &core.app;
+    let (now, limits) = (app.effects.now(), &app.config.streams);
+    let lasts = millis(app.config.timeouts.call).max(millis(limits.keep));
+    let keep = Keep {
+        until: Millis(now.0.saturating_add(lasts)),
+        events: 1,
+        bytes: limits.bytes as u64,
+        above: 0,
+        total: limits.total as u64,
+    };
+    let log = app.store.events();
+    match log.append(key, 0, vec![Bytes::copy_from_slice(&mark)], keep, now).await {
+        Ok(Appended::Conflict(_)) => match log.read(key, 0, mark.len(), now).await {
+            Ok(page) if page.events.iter().any(|event| event.payload[..] == mark) => Claim::Same,
+            _ => Claim::Other,
+        },
+        // Without the log the call goes on, as far as it can.
+        Ok(Appended::Stored(_) | Appended::Full) => Claim::Ours,
+        Err(error) => {
+            app.store_failed(StoreOperation::Append, &error);
+            Claim::Ours
+        }
     }
 }
