@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -19,14 +20,17 @@ use tokio::sync::oneshot;
 use super::conversation::{Conversation, is_incomplete};
 use super::front::Ending;
 use crate::app::{Core, first};
-use crate::classify::Held;
+use crate::classify::{Arrived, Held};
 use crate::error::{Fault, Modern};
 use crate::metrics::StoreOperation;
 use crate::outlet::{EventId, Opener};
-use crate::session::{Kind, millis};
+use crate::session::{Kind, Session, millis};
 use crate::translate::Tagger;
 use crate::{call, recover};
 
+/// How often an answer is sent that did not get to the server, and after which pause at first.
+const ATTEMPTS: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(500);
 /// Questions that the server asks elsewhere than on the call's stream travel with the state; in bytes.
 const MAX_ASIDE: usize = 12 * 1024;
 
@@ -168,7 +172,7 @@ impl Conversation {
             if let Ok(held) = Held::response(body.into())
                 && is_ours
             {
-                call::respond(&core, &arrived, &held, &session).await;
+                deliver(&core, &arrived, &held, &session).await;
             }
         });
         // Without a word the core is ending, and the client's connection with it.
@@ -180,11 +184,7 @@ impl Conversation {
         let (core, arrived, session) =
             (Rc::clone(&self.core), Rc::clone(&self.arrived), Arc::clone(&self.session));
         let Ok(held) = Held::response(Bytes::from(body)) else { return };
-        tokio::task::spawn_local(async move {
-            if let Err(fault) = call::respond(&core, &arrived, &held, &session).await {
-                tracing::info!(%fault, "an answer did not reach the upstream");
-            }
-        });
+        tokio::task::spawn_local(async move { deliver(&core, &arrived, &held, &session).await });
     }
 
     /// Leaves the call waiting, and asks the client.
@@ -220,6 +220,15 @@ impl Conversation {
         let said = self.arrived.route.initialize.last();
         let info = said.as_deref().and_then(server_info);
         Ending::Response(StatusCode::OK, input::input_required(&self.theirs, questions, &state, info))
+    }
+}
+
+/// Sends an answer, again where it did not get there: nobody else will, once it is claimed.
+async fn deliver(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &Arc<Session>) {
+    for attempt in 1..=ATTEMPTS {
+        let Err(fault) = call::respond(core, arrived, held, session).await else { return };
+        tracing::info!(%fault, attempt, "an answer did not reach the upstream");
+        tokio::time::sleep(PAUSE * attempt).await;
     }
 }
 
