@@ -367,7 +367,10 @@ pub async fn announce(
 }
 
 /// What a failure of the store means on this route.
-fn store_away(arrived: &Arrived) -> Result<(), Fault> {
+///
+/// # Errors
+/// [`Fault::StoreAway`] where it does not go on without.
+pub fn store_away(arrived: &Arrived) -> Result<(), Fault> {
     match arrived.route.config.on_store_failure {
         OnStoreFailure::Serve => Ok(()),
         OnStoreFailure::Refuse => Err(Fault::StoreAway),

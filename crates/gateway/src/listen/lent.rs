@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::Handed;
 use crate::app::Core;
+use crate::config::OnStoreFailure;
 use crate::error::Fault;
 use crate::inbox::{Held, Inbox};
 use crate::metrics::StoreOperation;
@@ -31,13 +32,17 @@ fn away(core: &Core) -> impl FnOnce(StoreError) -> Fault {
 
 /// Whether another replica reads the upstream's stream of this session.
 pub(super) async fn is_read_elsewhere(core: &Core, session: &Session) -> Result<bool, Fault> {
-    inbox(session).is_held(&core.app).await.map_err(away(core))
+    let is_held = inbox(session).is_held(&core.app).await.map_err(away(core));
+    match session.route.config.on_store_failure {
+        // Without the store the session goes on as if there were no other replica.
+        OnStoreFailure::Serve => Ok(is_held.unwrap_or(false)),
+        OnStoreFailure::Refuse => is_held,
+    }
 }
 
-/// Makes known that this replica reads it. None where there are no others, or the store is away: then none can be handed
-/// over.
+/// Makes known that this replica reads it. None where there are no others.
 pub(super) async fn hold(core: &Core, session: &Session) -> Option<Held> {
-    inbox(session).hold(&core.app).await.map_err(away(core)).ok().flatten()
+    inbox(session).hold(&core.app).await
 }
 
 /// Makes known that it does not any more.
@@ -68,16 +73,7 @@ pub(super) async fn lend(
 /// Takes what is handed over, and gives it to the task that reads the upstream's stream.
 pub(super) async fn take(core: Rc<Core>, session: Arc<Session>, mut held: Held, to: mpsc::Sender<Handed>) {
     loop {
-        let told = match held.next(&core.app).await {
-            Ok(told) => told,
-            Err(error) => {
-                core.app.store_failed(StoreOperation::Read, &error);
-                // The store says itself when it is back; what was said meanwhile is there then.
-                tokio::time::sleep(crate::outlet::GONE / 3).await;
-                continue;
-            }
-        };
-        for told in told {
+        for told in held.next(&core.app).await {
             let Some(handed) = read(&session, &told) else { continue };
             if to.send(handed).await.is_err() {
                 return;

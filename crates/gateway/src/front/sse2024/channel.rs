@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::Response;
-use throughline_store::{RecordKey, StoreError};
+use throughline_store::RecordKey;
 use throughline_wire::sse;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -123,10 +123,10 @@ pub(super) async fn open(
     endpoint: &str,
 ) -> Result<Response<ReplyBody>, Fault> {
     // The client's first message may reach any replica.
-    let held = inbox(key).hold(&core.app).await.map_err(|error| {
-        core.app.store_failed(StoreOperation::Append, &error);
-        Fault::StoreAway
-    })?;
+    let held = inbox(key).hold(&core.app).await;
+    if core.app.store.trouble().is_some() {
+        session::store_away(&arrived)?;
+    }
     let (to, body) = mpsc::channel(QUEUE);
     let (line, said) = mpsc::channel(QUEUE);
     // There is room in a queue that is new.
@@ -161,9 +161,7 @@ impl Holder {
     async fn run(mut self, mut said: mpsc::Receiver<Said>, held: Option<Held>) {
         let app = Arc::clone(&self.core.app);
         let mut stop = app.stop_signal();
-        if let Err(error) = self.hold(&mut said, held, &mut stop).await {
-            app.store_failed(StoreOperation::Read, &error);
-        }
+        self.hold(&mut said, held, &mut stop).await;
         lock(&app.channels.0).remove(&self.key);
         // Those who still have something to say learn that nobody listens.
         drop(said);
@@ -187,23 +185,23 @@ impl Holder {
         said: &mut mpsc::Receiver<Said>,
         mut held: Option<Held>,
         stop: &mut watch::Receiver<bool>,
-    ) -> Result<(), StoreError> {
+    ) {
         let app = Arc::clone(&self.core.app);
         let every = app.config.streams.heartbeat;
         let mut heartbeat = tokio::time::interval_at(Instant::now() + every, every);
         loop {
             tokio::select! {
-                () = self.to.closed() => return Ok(()),
-                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+                () = self.to.closed() => return,
+                _ = stop.wait_for(|stop| *stop) => return,
                 Some(said) = said.recv() => {
                     heartbeat.reset();
                     if !self.pass(said).await {
-                        return Ok(());
+                        return;
                     }
                 }
-                told = next(&mut held, &app) => for plain in told? {
+                told = next(&mut held, &app) => for plain in told {
                     if !self.pass(Said::of(plain)).await {
-                        return Ok(());
+                        return;
                     }
                 },
                 _ = heartbeat.tick() => {
@@ -247,7 +245,7 @@ impl Holder {
 }
 
 /// What other replicas say next, where there are some.
-async fn next(held: &mut Option<Held>, app: &App) -> Result<Vec<Vec<u8>>, StoreError> {
+async fn next(held: &mut Option<Held>, app: &App) -> Vec<Vec<u8>> {
     match held {
         Some(held) => held.next(app).await,
         None => std::future::pending().await,
