@@ -211,6 +211,7 @@ impl Session {
                     // Answers of the store may overtake each other.
                     if known.version.is_none_or(|known| known <= version) {
                         *known = Known { heard: known.heard, ..Known::new(record, Some(version)) };
+                        self.recall(app, &known.record);
                     }
                     return Updated::Stored;
                 }
@@ -221,6 +222,7 @@ impl Session {
                         let mut known = lock(&self.known);
                         known.record = record;
                         known.unstored = true;
+                        self.recall(app, &known.record);
                     }
                     return Updated::Unstored;
                 }
@@ -320,7 +322,7 @@ impl Session {
         }
     }
 
-    /// Lets a binding whose server keeps nothing know what the client has set up, perhaps at another replica.
+    /// Lets a binding whose server keeps nothing know what the client has set up, here or at another replica.
     fn recall(&self, app: &App, record: &Record) {
         if let Slot::Bound(bound) = &*lock(&self.slot)
             && let Some(modern) = &bound.address.modern
