@@ -13,6 +13,7 @@ use throughline_wire::envelope::{Envelope, Limits, Message};
 use throughline_wire::headers::{MCP_METHOD, MCP_NAME, MCP_PARAM_PREFIX, MCP_PROTOCOL_VERSION};
 use throughline_wire::loss::{Sign, Verdict};
 use throughline_wire::{era, method};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::app::{Core, Route};
@@ -121,7 +122,8 @@ async fn hold(
             return Err(Fault::StateLost);
         }
         let headers = headers(arrived, session.kind, &bound.address);
-        let sent = send(core, &session.route, &bound.address, headers, body.clone(), pulse.clone());
+        let (pulse, hurry) = (pulse.clone(), Some(&session.hurry));
+        let sent = send(core, &session.route, &bound.address, headers, body.clone(), pulse, hurry);
         let looked = match sent.await {
             Ok(looked) => looked,
             Err(error @ SendError::Down(_)) if !recovered => {
@@ -169,11 +171,12 @@ async fn send(
     headers: HeaderMap,
     body: Bytes,
     pulse: Option<Arc<Pulse>>,
+    hurry: Option<&Notify>,
 ) -> Result<Looked, SendError> {
     let sent = Instant::now();
     let answer = upstream::send_watched(core, address, Method::POST, headers, body, pulse).await?;
     core.counts(route).upstream.observe(sent.elapsed());
-    Looked::at(answer, core.app.config.limits.event_bytes).await
+    Looked::soon(answer, core.app.config.limits.event_bytes, hurry).await
 }
 
 /// Whether the answer says that the session is lost; where that is not certain, a `ping` in the session tells.
@@ -231,6 +234,7 @@ pub async fn pass(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Ans
             &nowhere,
             forwarded(&arrived.headers, &arrived.caller.credentials),
             held.body.clone(),
+            None,
             None,
         )
     };
@@ -307,7 +311,7 @@ pub async fn respond(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &
 
 async fn deliver(core: &Rc<Core>, arrived: &Arrived, session: &Session, bound: &Bound, body: Bytes) {
     let headers = headers(arrived, session.kind, &bound.address);
-    match send(core, &session.route, &bound.address, headers, body, None).await {
+    match send(core, &session.route, &bound.address, headers, body, None, None).await {
         Ok(looked) => {
             let status = looked.status.as_u16();
             if !looked.status.is_success() {

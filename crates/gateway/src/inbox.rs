@@ -132,12 +132,12 @@ impl Held {
         Ok(())
     }
 
-    /// What is said next, in its order. The inbox is held only while this is waited for; dropping the future loses nothing.
+    /// What is said next, in its order; of a store that is away, when it is back. The inbox is held only while this is
+    /// waited for; dropping the future loses nothing.
     pub async fn next(&mut self, app: &App) -> Vec<Vec<u8>> {
         loop {
             match self.read(app).await {
                 Ok(said) => return said,
-                // What was said is there when the store is back.
                 Err(error) => app.store_failed(StoreOperation::Read, &error),
             }
             tokio::time::sleep(BEAT).await;

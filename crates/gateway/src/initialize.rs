@@ -191,9 +191,7 @@ async fn ask_at(
         Ok(_) => route.era.learn_legacy(true, core.app.effects.now()),
         // A server that knows no such request may be one that needs none.
         Err(NoAnswer::Refused(refusal))
-            if !refusal.is_challenge()
-                && route.era.speaks_modern(core.app.effects.now()) != Some(false)
-                && may_be_modern(refusal.status.as_u16(), &refusal.body) =>
+            if !refusal.is_challenge() && may_be_modern(refusal.status.as_u16(), &refusal.body) =>
         {
             if let Ok(Some(found)) = discover().await {
                 if knows_no_handshake(&refusal.body) {

@@ -136,7 +136,7 @@ async fn stand(
     // Nor need calls wait for its beginning.
     let listener = Listener { handed, reached: Arc::new(watch::Sender::new(bound.generation)) };
     // Of a session one replica reads the upstream's stream.
-    if lock(&session.listener).is_none() && lent::is_read_elsewhere(core, &session).await? {
+    if lock(&session.listener).is_none() && lent::is_read_elsewhere(core, &session).await {
         return lent::lend(core, &session, &client, resumed.number).await;
     }
     // Before it is handed over: it is followed when the task looks.
@@ -159,7 +159,7 @@ async fn stand(
             tokio::task::spawn_local(stream.run(body, held));
             Ok(connection)
         }
-        Opened::None(StatusCode::CONFLICT) if lent::is_read_elsewhere(core, &session).await? => {
+        Opened::None(StatusCode::CONFLICT) if lent::is_read_elsewhere(core, &session).await => {
             // Another replica was faster.
             drop(stream);
             lent::lend(core, &session, &client, resumed.number).await

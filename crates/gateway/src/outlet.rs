@@ -28,7 +28,7 @@ pub use follow::follow;
 pub use write::{Say, Writer};
 
 use crate::app::App;
-use crate::session::{Session, lock};
+use crate::session::{Kind, Session, lock};
 
 /// Events and bytes that wait in memory for the connection that follows; what is more, it reads from the log.
 const WAITING: usize = 64;
@@ -94,7 +94,9 @@ impl EventId {
 
 /// Whether the session's client can be given an event without data, to come back from. Older ones take it for a message.
 pub fn primes(session: &Session) -> bool {
-    session.version.is_some_and(|version| version >= ProtocolVersion::V2025_11_25)
+    // The bridge itself comes back for what it reads.
+    matches!(session.kind, Kind::Bridged | Kind::Once)
+        || session.version.is_some_and(|version| version >= ProtocolVersion::V2025_11_25)
 }
 
 /// A stream toward a client.

@@ -108,6 +108,10 @@ pub struct Session {
     waiting: Mutex<Vec<cancel::Waiting>>,
     used: AtomicU64,
     in_flight: AtomicU32,
+    /// Lets a call that waits for the first word of its answer go on without: the server has asked something elsewhere.
+    pub hurry: Notify,
+    /// The upstream has no standing stream for it.
+    pub streamless: AtomicBool,
     /// Of one that lasts for a request: others have to find it while that waits for its client.
     kept: AtomicBool,
 }
@@ -164,6 +168,8 @@ impl Session {
             waiting: Mutex::new(Vec::new()),
             used: AtomicU64::new(app.effects.now().0),
             in_flight: AtomicU32::new(0),
+            hurry: Notify::new(),
+            streamless: AtomicBool::new(false),
             kept: AtomicBool::new(false),
         }
     }
@@ -367,10 +373,7 @@ pub async fn announce(
 }
 
 /// What a failure of the store means on this route.
-///
-/// # Errors
-/// [`Fault::StoreAway`] where it does not go on without.
-pub fn store_away(arrived: &Arrived) -> Result<(), Fault> {
+fn store_away(arrived: &Arrived) -> Result<(), Fault> {
     match arrived.route.config.on_store_failure {
         OnStoreFailure::Serve => Ok(()),
         OnStoreFailure::Refuse => Err(Fault::StoreAway),

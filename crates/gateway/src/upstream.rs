@@ -27,6 +27,7 @@ use bytes::Bytes;
 use throughline_wire::envelope::{Envelope, Limits, Message, Outcome};
 use throughline_wire::loss;
 use throughline_wire::sse::{Frame, SseDecoder};
+use tokio::sync::Notify;
 
 use crate::app::Core;
 use crate::credentials::Credentials;
@@ -147,6 +148,11 @@ pub enum Head {
 impl Looked {
     /// Reads the beginning: the first event, or 4 KiB.
     pub async fn at(answer: Answer, max_event: usize) -> Result<Self, SendError> {
+        Self::soon(answer, max_event, None).await
+    }
+
+    /// The same, but for the first event nobody waits any more when this is notified.
+    pub async fn soon(answer: Answer, max_event: usize, hurry: Option<&Notify>) -> Result<Self, SendError> {
         let Answer { status, headers, mut body } = answer;
         let broken = |error: BrokeOff| SendError::Broken(error.0);
         if !is_event_stream(&headers) {
@@ -166,8 +172,12 @@ impl Looked {
         let mut decoder = SseDecoder::new(max_event);
         let mut frames = Vec::new();
         // A stream that says nothing yet is passed on as it is: a client must not wait for headers for ever.
-        let first = first_message(&mut body, &mut decoder, &mut frames);
-        tokio::time::timeout(FIRST_EVENT, first).await.unwrap_or(Ok(()))?;
+        tokio::select! {
+            biased;
+            first = first_message(&mut body, &mut decoder, &mut frames) => first?,
+            () = tokio::time::sleep(FIRST_EVENT) => {}
+            () = hurried(hurry) => {}
+        }
         Ok(Looked { status, headers, head: Head::Events(decoder, frames), body })
     }
 
@@ -331,6 +341,13 @@ pub async fn next_frame(body: &mut AnswerBody, decoder: &mut SseDecoder) -> Resu
             Some(Ok(chunk)) => decoder.push(chunk),
             Some(Err(error)) => return Err(SendError::Broken(error.to_string())),
         }
+    }
+}
+
+async fn hurried(hurry: Option<&Notify>) {
+    match hurry {
+        Some(hurry) => hurry.notified().await,
+        None => std::future::pending().await,
     }
 }
 

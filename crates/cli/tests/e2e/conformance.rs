@@ -22,7 +22,7 @@ fn suite(path: &str) -> PathBuf {
 
 #[test]
 fn legacy_to_legacy() {
-    compare("2025-11-25", 30, Upstream::conformance, &[]);
+    compare("2025-11-25", 30, || Upstream::conformance_of("legacy"), &[]);
 }
 
 /// Clients with a handshake, and a server that refuses it. No scenario is impossible.
@@ -34,7 +34,7 @@ fn legacy_to_modern() {
 
 #[test]
 fn modern_to_modern() {
-    compare("2026-07-28", 37, Upstream::conformance, &[]);
+    compare("2026-07-28", 37, || Upstream::conformance_of("modern"), &[]);
 }
 
 /// In front of a server of the legacy era alone, which asks for input by requests of its own.

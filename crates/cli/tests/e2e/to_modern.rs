@@ -66,6 +66,29 @@ fn their_answers_find_the_call_at_whatever_replica() {
 }
 
 #[test]
+fn their_sessions_go_on_when_the_server_changes_its_era() {
+    for name in ["mcp1", "typescript1"] {
+        let mut upstream = Upstream::conformance_of("legacy");
+        let gateway = Gateway::start(&upstream.url(), &[]);
+        let mut client = Client::connect(name, &gateway.url(), &["--answer", "sheep"]);
+        answers_questions(name, &mut client);
+        let session = client.run(json!({ "do": "list" }))["session"].clone();
+        for era in ["modern", "legacy", "modern", "dual"] {
+            upstream = upstream.replaced_by(era);
+            answers_questions(name, &mut client);
+        }
+        assert_eq!(client.run(json!({ "do": "list" }))["session"], session, "{name}");
+        let restored = gateway.log().matches(r#""origin":"restored""#).count();
+        assert_eq!(
+            restored,
+            3,
+            "{name}: a server of both eras is still one of the modern: {}",
+            gateway.log()
+        );
+    }
+}
+
+#[test]
 fn the_bundled_client_is_served_in_either_era() {
     let upstream = Upstream::stateless(&[], &["--era", "modern", "--strict-headers"]);
     let gateway = Gateway::start(&upstream.url(), &[]);

@@ -9,14 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
-use throughline_store::{Appended, Keep, Millis, StreamKey};
 use throughline_wire::bridge::to_legacy::answer;
 use throughline_wire::bridge::to_legacy::discover::server_info;
 use throughline_wire::bridge::to_legacy::input::{self, Question};
 use throughline_wire::bridge::to_legacy::notice::Hears;
-use throughline_wire::bridge::to_legacy::request::salient;
-use throughline_wire::bridge::to_legacy::state::{State, Waits};
-use throughline_wire::envelope::{self, Envelope, Limits, Message, Outcome, Span};
+use throughline_wire::bridge::to_legacy::state::{Aside, Waits};
+use throughline_wire::envelope::{Envelope, Limits, Message, Outcome, Span};
 use throughline_wire::sse::Frame;
 use throughline_wire::{jsonrpc, method};
 use tokio::sync::mpsc;
@@ -27,15 +25,14 @@ use super::front::{Ending, Out};
 use super::handle::{self, Handle};
 use super::reading::{Events, Reading};
 use super::state::Sealing;
-use crate::app::{Core, first};
+use super::subscriptions::{self, Ear};
+use crate::app::Core;
 use crate::classify::{Arrived, Held, OnDisconnect};
 use crate::error::{Fault, Modern};
-use crate::metrics::StoreOperation;
 use crate::outlet::{EventId, Followed};
 use crate::reply::{self, Asked, ReplyBody, THROUGHLINE_SESSION};
-use crate::session::{Kind, Session, millis};
-use crate::translate::Tagger;
-use crate::{call, listen, recover};
+use crate::session::{InFlight, Session};
+use crate::{call, listen};
 
 /// How long is read on after a question: servers ask several at once.
 const COALESCE: Duration = Duration::from_millis(50);
@@ -43,6 +40,8 @@ const COALESCE: Duration = Duration::from_millis(50);
 const MAX_QUESTIONS: usize = 16;
 /// How long a call that a client came back for goes on without it when its connection breaks: it may come once more.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long a server that asks elsewhere may leave the call itself without an answer that can be waited for.
+const STREAMS: Duration = Duration::from_secs(8);
 /// How often a stream whose reader is gone is taken up again.
 const ATTEMPTS: usize = 4;
 
@@ -72,26 +71,22 @@ pub(super) struct Conversation {
     /// What the client names the session's state by, where it does.
     pub(super) handle: Option<Handle>,
     pub(super) source: Source,
-    /// Ids of questions that have been answered.
+    /// Ids of questions that have been answered, and stand behind one that has not.
     pub(super) answered: BTreeSet<String>,
     /// Keys of questions that have been seen, by the questions' ids.
     pub(super) known: BTreeMap<String, String>,
+    /// Questions that the server asked elsewhere than on the call's stream.
+    pub(super) aside: Vec<Aside>,
+    /// What it asks there from now on.
+    pub(super) ear: Option<Ear>,
+    /// A session of the request's own lasts for as long as this.
+    pub(super) _in_use: InFlight,
     /// What the client is to be asked.
     pub(super) questions: Vec<Question>,
     /// The event before the first of them.
     pub(super) begins: Option<EventId>,
     /// The last event that was read.
     pub(super) seen: Option<EventId>,
-}
-
-/// What became of an answer to a question.
-enum Claim {
-    /// It is the first; it is to be sent.
-    Ours,
-    /// It has been given before.
-    Same,
-    /// Another has.
-    Other,
 }
 
 impl Conversation {
@@ -113,14 +108,26 @@ impl Conversation {
 
     async fn converse(&mut self, to: &mpsc::Sender<Out>) -> Result<Ending, Ending> {
         let mut source = self.source;
+        if self.can_be_asked() {
+            self.ear = subscriptions::hear(&self.core, &self.arrived, &self.session).await;
+        }
+        if let Source::Waiting(event) = source {
+            for aside in self.aside.clone() {
+                let key = self.known.get(&aside.id).cloned().unwrap_or_default();
+                self.decide(Question::taken_up(key, &aside), Some(event)).await?;
+            }
+        }
         for _ in 0..ATTEMPTS {
-            let answer = self.open(source).await.map_err(Ending::Fault)?;
+            let (answer, asked) = self.opened(source).await.map_err(Ending::Fault)?;
             if let Some(header) = answer.headers().get(THROUGHLINE_SESSION) {
                 let _ = to.send(Out::Carried(header.clone())).await;
             }
             match Reading::of(&self.core, answer).await.map_err(Ending::Fault)? {
                 Reading::Whole(response, body) => return Ok(self.whole(response, body).await),
                 Reading::Events(mut events) => {
+                    for question in asked {
+                        self.asked_aside(&question).await?;
+                    }
                     if let Some(ending) = self.read(&mut events, to).await? {
                         return Ok(ending);
                     }
@@ -135,14 +142,47 @@ impl Conversation {
         Err(Ending::Fault(Fault::MayHaveExecuted))
     }
 
+    /// Whether there is anything that this client may be asked in the course of this request.
+    fn can_be_asked(&self) -> bool {
+        let declares = self.capabilities.as_deref().is_some_and(|raw| raw.contains(&b'"'));
+        declares && self.arrived.held().is_some_and(|held| is_incomplete(&held.method))
+    }
+
+    /// Opens the answer; what the server asks elsewhere meanwhile is kept. Where it says nothing else for too long, as one
+    /// does that answers in JSON, there is no stream to come back for, and it cannot ask.
+    async fn opened(&mut self, source: Source) -> Result<(Response<ReplyBody>, Vec<Bytes>), Fault> {
+        let mut ear = self.ear.take();
+        let mut asked: Vec<Bytes> = Vec::new();
+        let mut until = None;
+        let answer = {
+            let open = self.open(source);
+            tokio::pin!(open);
+            loop {
+                tokio::select! {
+                    answer = &mut open => break answer,
+                    Some(question) = heard(&mut ear) => {
+                        until.get_or_insert(Instant::now() + STREAMS);
+                        self.session.hurry.notify_one();
+                        asked.push(question);
+                    }
+                    () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
+                        until = None;
+                        asked.drain(..).for_each(|question| self.refuse(&question));
+                    }
+                }
+            }
+        };
+        self.ear = ear;
+        Ok((answer?, asked))
+    }
+
     async fn open(&self, source: Source) -> Result<Response<ReplyBody>, Fault> {
         let (core, arrived) = (&self.core, &self.arrived);
         match source {
             Source::Call => {
                 let held = arrived.held().ok_or(Fault::UpstreamGarbled)?;
                 // Who cannot be asked anything has nothing to come back for.
-                let can_be_asked = self.capabilities.as_deref().is_some_and(|raw| raw.contains(&b'"'));
-                let on_disconnect = match can_be_asked && is_incomplete(&held.method) {
+                let on_disconnect = match self.can_be_asked() {
                     true => OnDisconnect::KeepReading,
                     false => OnDisconnect::Cancel,
                 };
@@ -165,19 +205,20 @@ impl Conversation {
 
     /// None at the end of a stream without a response.
     async fn read(&mut self, events: &mut Events, to: &mpsc::Sender<Out>) -> Result<Option<Ending>, Ending> {
-        let mut asks = None;
+        let mut asks = (!self.questions.is_empty()).then(|| Instant::now() + COALESCE);
         loop {
             let asked = self.questions.len();
-            let next = match asks {
-                Some(until) => match tokio::time::timeout_at(until, events.next()).await {
-                    Ok(next) => next,
-                    Err(_) => return self.park().await.map(Some),
-                },
-                None => events.next().await,
-            };
-            let Some(frame) = next.map_err(Ending::Fault)? else { return Ok(None) };
-            if let Some(ending) = self.take(&frame, events.status, to).await? {
-                return Ok(Some(ending));
+            tokio::select! {
+                next = events.next() => {
+                    let Some(frame) = next.map_err(Ending::Fault)? else { return Ok(None) };
+                    if let Some(ending) = self.take(&frame, events.status, to).await? {
+                        return Ok(Some(ending));
+                    }
+                }
+                Some(question) = heard(&mut self.ear) => self.asked_aside(&question).await?,
+                () = tokio::time::sleep_until(asks.unwrap_or_else(Instant::now)), if asks.is_some() => {
+                    return self.park().await.map(Some);
+                }
             }
             if self.questions.len() >= MAX_QUESTIONS {
                 return self.park().await.map(Some);
@@ -216,144 +257,11 @@ impl Conversation {
                 Ok(None)
             }
             Message::Request { id, method, params } => {
-                let begins = before.or(self.seen.map(|event| EventId { number: event.number - 1, ..event }));
+                let begins = before
+                    .or(self.seen.map(|event| EventId { number: event.number.saturating_sub(1), ..event }));
                 self.asked(&data, id.raw(), &method, params.as_ref(), begins).await.map(|()| None)
             }
         }
-    }
-
-    /// The server asks something: it is answered here, or by what the client has brought, or the client is to be asked.
-    async fn asked(
-        &mut self,
-        data: &[u8],
-        id: &str,
-        method: &str,
-        params: Option<&Span>,
-        begins: Option<EventId>,
-    ) -> Result<(), Ending> {
-        if self.answered.contains(id) {
-            return Ok(());
-        }
-        if method == method::PING {
-            self.respond(jsonrpc::result(id, b"{}"));
-            return Ok(());
-        }
-        let own = self.own_id(id);
-        let own = own.as_deref().unwrap_or(id.as_bytes());
-        let question = Question::read(data, own, id.to_owned(), method, params);
-        let may_ask = self.arrived.held().is_some_and(|held| is_incomplete(&held.method));
-        let Some(question) = question.filter(|_| may_ask) else {
-            let error = answer::METHOD_NOT_FOUND as i32;
-            let text = "The client cannot be asked this in the course of this request";
-            self.respond(jsonrpc::error(Some(id), error, text, None));
-            return Ok(());
-        };
-        if let Some(lacks) = question.lacks(self.capabilities.as_deref()) {
-            self.cancel();
-            return Err(Ending::Fault(Fault::Modern(Modern::Capability(lacks))));
-        }
-        let question = self.named(question);
-        let Some(response) = self.responses.get(&question.key).filter(|answer| question.fits(answer)) else {
-            self.begins = self.begins.or(begins);
-            self.questions.push(question);
-            return Ok(());
-        };
-        match self.claim(id, response).await {
-            Claim::Ours => self.respond(jsonrpc::result(id, response)),
-            Claim::Same => {}
-            Claim::Other => {
-                let why = "the question was answered before, with something else".to_owned();
-                return Err(Ending::Fault(Fault::Modern(Modern::Params(why))));
-            }
-        }
-        self.answered.insert(id.to_owned());
-        Ok(())
-    }
-
-    /// Under the key that the client knows it by, or one that no other has.
-    fn named(&mut self, question: Question) -> Question {
-        let key = match self.known.get(&question.id) {
-            Some(key) => key.clone(),
-            None => input::unique(&question.key, |key| self.known.values().any(|taken| taken == key)),
-        };
-        self.known.insert(question.id.clone(), key.clone());
-        Question { key, ..question }
-    }
-
-    fn own_id(&self, id: &str) -> Option<Vec<u8>> {
-        let bound = recover::current(&self.session)?;
-        Tagger::new(&self.core.app, &bound).own_request(&envelope::string_value(id.as_bytes())?)
-    }
-
-    /// Whether this is the first answer to a question, at whichever replica.
-    async fn claim(&self, id: &str, response: &[u8]) -> Claim {
-        let app = &self.core.app;
-        let stream = first(&app.keys.digest("answer to", &[id.as_bytes()]));
-        let key = StreamKey { session: self.session.key, stream };
-        let digest = app.keys.digest("answer", &[&salient(Some(response))]);
-        let (now, limits) = (app.effects.now(), &app.config.streams);
-        let lasts = millis(app.config.timeouts.call).max(millis(limits.keep));
-        let keep = Keep {
-            until: Millis(now.0.saturating_add(lasts)),
-            events: 1,
-            bytes: limits.bytes as u64,
-            above: 0,
-            total: limits.total as u64,
-        };
-        let log = app.store.events();
-        match log.append(key, 0, vec![Bytes::copy_from_slice(&digest)], keep, now).await {
-            Ok(Appended::Conflict(_)) => match log.read(key, 0, digest.len(), now).await {
-                Ok(page) if page.events.iter().any(|event| event.payload[..] == digest) => Claim::Same,
-                _ => Claim::Other,
-            },
-            // Without the log the call goes on, as far as it can.
-            Ok(Appended::Stored(_) | Appended::Full) => Claim::Ours,
-            Err(error) => {
-                app.store_failed(StoreOperation::Append, &error);
-                Claim::Ours
-            }
-        }
-    }
-
-    /// Tells the server something in the client's name, whether or not that is there to the end.
-    fn respond(&self, body: Vec<u8>) {
-        let (core, arrived, session) =
-            (Rc::clone(&self.core), Rc::clone(&self.arrived), Arc::clone(&self.session));
-        let Ok(held) = Held::response(Bytes::from(body)) else { return };
-        tokio::task::spawn_local(async move { call::respond(&core, &arrived, &held, &session).await });
-    }
-
-    /// Leaves the call waiting, and asks the client.
-    async fn park(&mut self) -> Result<Ending, Ending> {
-        let app = &self.core.app;
-        let Some(event) = self.begins else {
-            self.cancel();
-            return Err(Ending::Fault(Fault::UpstreamGarbled));
-        };
-        if !app.parked.has_room(app, &self.arrived.caller.principal) {
-            self.cancel();
-            return Err(Ending::Fault(Fault::TooManyRequests));
-        }
-        self.session.keep(&self.core).await;
-        let waits = Waits::Call {
-            session: self.session.key.0,
-            event: event.text(app),
-            id: self.id.clone(),
-            once: self.session.kind == Kind::Once,
-            answered: self.answered.iter().cloned().collect(),
-        };
-        let questions = std::mem::take(&mut self.questions);
-        Ok(self.ask(waits, &questions))
-    }
-
-    fn ask(&self, waits: Waits, questions: &[Question]) -> Ending {
-        let app = &self.core.app;
-        let until = app.effects.now().0.saturating_add(millis(app.config.timeouts.parked));
-        let asked = questions.iter().map(|question| (question.key.clone(), question.id.clone())).collect();
-        let state = self.sealing.seal(&self.core, &State { waits, questions: asked, until });
-        let said = self.arrived.route.initialize.last();
-        let info = said.as_deref().and_then(server_info);
-        Ending::Response(StatusCode::OK, input::input_required(&self.theirs, questions, &state, info))
     }
 
     /// An answer that is no stream.
@@ -438,7 +346,7 @@ impl Conversation {
     }
 
     /// Cancels the call upstream (2025-11-25, Cancellation).
-    fn cancel(&self) {
+    pub(super) fn cancel(&self) {
         tokio::task::spawn_local(self.cancelled());
     }
 
@@ -456,9 +364,23 @@ impl Conversation {
     }
 }
 
+/// The next question that is asked elsewhere; never ready where there is nowhere.
+async fn heard(ear: &mut Option<Ear>) -> Option<Bytes> {
+    match ear {
+        Some(open) => {
+            let question = open.questions.recv().await;
+            if question.is_none() {
+                *ear = None;
+            }
+            question
+        }
+        None => std::future::pending().await,
+    }
+}
+
 /// Whether results of this method may say that input is required (2026-07-28, Multi Round-Trip Requests, "Supported
 /// Requests").
-fn is_incomplete(method: &str) -> bool {
+pub(super) fn is_incomplete(method: &str) -> bool {
     matches!(method, method::TOOLS_CALL | method::PROMPTS_GET | method::RESOURCES_READ)
 }
 

@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
@@ -17,21 +19,21 @@ use throughline_wire::envelope::{Envelope, Limits, Message};
 use throughline_wire::{jsonrpc, method, sse};
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::params;
 use super::reading::Reading;
+use super::{beside, params};
 use crate::app::{App, Core};
+use crate::call;
 use crate::classify::{Arrived, Held, reads_streams};
 use crate::error::Fault;
 use crate::initialize::{self, InitializeParams};
 use crate::listen;
-use crate::reply::{self, Asked, ReplyBody};
-use crate::session::{self, InFlight, Session, lock};
-use crate::{call, upstream};
+use crate::reply::{self, ReplyBody};
+use crate::session::{self, InFlight, Kind, Session, lock};
 
 /// Messages that wait for a subscriber; one that takes none of them is let go.
 const QUEUE: usize = 64;
-/// Longest answer to a subscription to a resource, in bytes.
-const MAX_ANSWER: usize = 64 * 1024;
+/// How long a request waits for its session's stream.
+const OPENS: Duration = Duration::from_secs(1);
 
 /// The hubs of sessions that have subscribers here.
 #[derive(Default)]
@@ -42,13 +44,15 @@ struct Hub {
     members: Mutex<Members>,
     /// Whether the server has a standing stream; None while that is found out.
     opened: watch::Sender<Option<bool>>,
-    /// Wakes the task that reads it: a subscriber has left.
-    left: Notify,
+    /// Wakes the task that reads it: somebody has joined or left.
+    changed: Notify,
 }
 
 #[derive(Default)]
 struct Members {
     subscribers: Vec<Subscriber>,
+    /// Requests under way whose client can be asked.
+    conversations: Vec<(u64, mpsc::Sender<Bytes>)>,
     /// How many want to hear of a resource.
     resources: BTreeMap<String, usize>,
     turns: u64,
@@ -62,6 +66,15 @@ struct Subscriber {
     id: String,
     filter: Filter,
     to: mpsc::Sender<Bytes>,
+}
+
+/// What a request hears of its session's stream: questions that the server does not ask where it should. Dropped, it
+/// hears no more.
+pub(super) struct Ear {
+    hub: Arc<Hub>,
+    turn: u64,
+    /// The questions, as a client of the session would get them.
+    pub(super) questions: mpsc::Receiver<Bytes>,
 }
 
 /// A subscriber's place. Dropped, it has left.
@@ -95,7 +108,15 @@ pub(super) async fn listen(
     let session = session::bridged(core, arrived, &params).await?;
     arrived.seen.session(&session);
     let id = held.raw_id().unwrap_or("null");
-    let (mut place, mut messages) = join(core, arrived, &session, id);
+    let (to, mut messages) = mpsc::channel(QUEUE);
+    let in_use = session.begin(core, &arrived.caller, None);
+    let arrived = Rc::new(arrived.in_legacy(Held::notification(method::LISTEN)));
+    let (hub, turn) = join(core, &arrived, &session, |members, turn| {
+        let (id, to) = (id.to_owned(), to.clone());
+        members.subscribers.push(Subscriber { turn, id, filter: Filter::default(), to });
+    });
+    drop(to);
+    let mut place = Place { core: Rc::clone(core), hub, turn, arrived, in_use, resources: Vec::new() };
     let mut opened = place.hub.opened.subscribe();
     let is_open = opened.wait_for(Option::is_some).await.is_ok_and(|opened| *opened == Some(true));
     let mut granted = if is_open { filter.granted(&said) } else { Filter::default() };
@@ -139,59 +160,106 @@ async fn pass(core: &Rc<Core>, id: &str, messages: &mut mpsc::Receiver<Bytes>, t
     }
 }
 
-/// Enters a subscriber that hears nothing yet; the first starts the task that reads the session's stream.
-fn join(
-    core: &Rc<Core>,
-    arrived: &Arrived,
-    session: &Arc<Session>,
-    id: &str,
-) -> (Place, mpsc::Receiver<Bytes>) {
-    let (to, messages) = mpsc::channel(QUEUE);
-    let in_use = session.begin(core, &arrived.caller, None);
-    let arrived = Rc::new(arrived.in_legacy(Held::notification(method::LISTEN)));
-    let (hub, turn) = {
-        let mut hubs = lock(&core.app.hubs.0);
-        let present = hubs.get(&session.key).filter(|hub| !lock(&hub.members).closed).cloned();
-        let hub = present.unwrap_or_else(|| {
-            let hub = Arc::new(Hub {
-                members: Mutex::default(),
-                opened: watch::Sender::new(None),
-                left: Notify::new(),
-            });
-            hubs.insert(session.key, Arc::clone(&hub));
-            let (core, arrived) = (Rc::clone(core), Rc::clone(&arrived));
-            tokio::task::spawn_local(read(core, arrived, Arc::clone(session), Arc::clone(&hub)));
-            hub
-        });
-        let turn = lock(&hub.members).enter(id, to);
-        (hub, turn)
-    };
-    (Place { core: Rc::clone(core), hub, turn, arrived, in_use, resources: Vec::new() }, messages)
+/// Lets a request hear what its server asks elsewhere than in the course of it: many ask on the session's stream. None
+/// where there is no such stream, or where opening one would cost as much as the request.
+pub(super) async fn hear(core: &Rc<Core>, arrived: &Rc<Arrived>, session: &Arc<Session>) -> Option<Ear> {
+    if session.kind == Kind::Once || session.streamless.load(Ordering::Relaxed) {
+        return None;
+    }
+    let (to, questions) = mpsc::channel(QUEUE);
+    let (hub, turn) = join(core, arrived, session, |members, turn| {
+        members.conversations.push((turn, to.clone()));
+    });
+    let mut opened = hub.opened.subscribe();
+    let ear = Ear { hub, turn, questions };
+    // What is asked before it is open reaches nobody.
+    let opened = tokio::time::timeout(OPENS, opened.wait_for(Option::is_some)).await;
+    let is_refused = matches!(opened, Ok(Ok(opened)) if *opened == Some(false));
+    session.streamless.store(is_refused, Ordering::Relaxed);
+    (!is_refused).then_some(ear)
 }
 
-/// Reads a session's stream for as long as there are subscribers.
+/// Enters somebody; the first starts the task that reads the session's stream.
+fn join(
+    core: &Rc<Core>,
+    arrived: &Rc<Arrived>,
+    session: &Arc<Session>,
+    enter: impl Fn(&mut Members, u64),
+) -> (Arc<Hub>, u64) {
+    loop {
+        let (hub, is_new) = {
+            let mut hubs = lock(&core.app.hubs.0);
+            match hubs.get(&session.key) {
+                Some(hub) => (Arc::clone(hub), false),
+                None => {
+                    let hub = Arc::new(Hub {
+                        members: Mutex::default(),
+                        opened: watch::Sender::new(None),
+                        changed: Notify::new(),
+                    });
+                    hubs.insert(session.key, Arc::clone(&hub));
+                    (hub, true)
+                }
+            }
+        };
+        let turn = {
+            let mut members = lock(&hub.members);
+            (!members.closed).then(|| {
+                members.turns += 1;
+                let turn = members.turns;
+                enter(&mut members, turn);
+                turn
+            })
+        };
+        if is_new {
+            let (core, arrived) = (Rc::clone(core), Rc::clone(arrived));
+            tokio::task::spawn_local(read(core, arrived, Arc::clone(session), Arc::clone(&hub)));
+        }
+        match turn {
+            Some(turn) => {
+                hub.changed.notify_waiters();
+                return (hub, turn);
+            }
+            // It has just ended, and makes room for another.
+            None => leave(&core.app, session.key, &hub),
+        }
+    }
+}
+
+/// Takes a hub out that has ended.
+fn leave(app: &App, key: RecordKey, hub: &Arc<Hub>) {
+    let mut hubs = lock(&app.hubs.0);
+    if hubs.get(&key).is_some_and(|present| Arc::ptr_eq(present, hub)) {
+        hubs.remove(&key);
+    }
+}
+
+/// Reads a session's stream for as long as somebody listens, and a little longer.
 async fn read(core: Rc<Core>, arrived: Rc<Arrived>, session: Arc<Session>, hub: Arc<Hub>) {
     let _end = End { app: Arc::clone(&core.app), key: session.key, hub: Arc::clone(&hub) };
+    let linger = if session.kind == Kind::Once { Duration::ZERO } else { core.app.config.streams.away };
     let answer = match listen::attend(&core, &arrived, Arc::clone(&session)).await {
         Ok(answer) => answer,
         Err(fault) => {
             tracing::debug!(%fault, "the upstream gave no stream for subscribers");
             hub.opened.send_replace(Some(false));
-            return hub.emptied().await;
+            return hub.left_alone(Duration::ZERO).await;
         }
     };
     let Ok(Reading::Events(mut events)) = Reading::of(&core, answer).await else { return };
     hub.opened.send_replace(Some(true));
     loop {
         let frame = tokio::select! {
-            () = hub.emptied() => return,
+            () = hub.left_alone(linger) => return,
             frame = events.next() => frame,
         };
         let Ok(Some(frame)) = frame else { return };
         let Some(data) = frame.data().filter(|data| frame.is_message() && !data.is_empty()) else { continue };
         match Envelope::parse(&data, &Limits::ANY_DEPTH).map(|envelope| envelope.message) {
-            // It is about no request: nobody can be asked.
             Ok(Message::Request { id, method, .. }) => {
+                if method != method::PING && hub.ask(&data) {
+                    continue;
+                }
                 let body = match method.as_ref() {
                     method::PING => jsonrpc::result(id.raw(), b"{}"),
                     _ => {
@@ -218,25 +286,21 @@ struct End {
 
 impl Drop for End {
     fn drop(&mut self) {
-        let mut hubs = lock(&self.app.hubs.0);
-        if hubs.get(&self.key).is_some_and(|hub| Arc::ptr_eq(hub, &self.hub)) {
-            hubs.remove(&self.key);
+        leave(&self.app, self.key, &self.hub);
+        {
+            let mut members = lock(&self.hub.members);
+            members.closed = true;
+            members.subscribers.clear();
+            members.conversations.clear();
         }
-        drop(hubs);
-        let mut members = lock(&self.hub.members);
-        members.closed = true;
-        members.subscribers.clear();
-        drop(members);
         self.hub.opened.send_if_modified(|opened| opened.is_none() && opened.replace(false).is_none());
     }
 }
 
-impl Members {
-    fn enter(&mut self, id: &str, to: mpsc::Sender<Bytes>) -> u64 {
-        self.turns += 1;
-        let (turn, id) = (self.turns, id.to_owned());
-        self.subscribers.push(Subscriber { turn, id, filter: Filter::default(), to });
-        turn
+impl Drop for Ear {
+    fn drop(&mut self) {
+        lock(&self.hub.members).conversations.retain(|(turn, _)| *turn != self.turn);
+        self.hub.changed.notify_waiters();
     }
 }
 
@@ -257,18 +321,37 @@ impl Hub {
         });
     }
 
-    /// Ready when nobody is left.
-    async fn emptied(&self) {
+    /// Gives a question to the latest request whose client can be asked: which it is about is not said. False where there
+    /// is none.
+    fn ask(&self, data: &[u8]) -> bool {
+        let members = lock(&self.members);
+        let data = Bytes::copy_from_slice(data);
+        members.conversations.last().is_some_and(|(_, to)| to.try_send(data).is_ok())
+    }
+
+    /// Ready when nobody has been here for so long; then nobody joins any more.
+    async fn left_alone(&self, linger: Duration) {
         loop {
             // First the ear, then the look.
-            let left = self.left.notified();
-            tokio::pin!(left);
-            left.as_mut().enable();
-            if lock(&self.members).subscribers.is_empty() {
-                return;
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if !lock(&self.members).is_empty() {
+                changed.await;
+            } else if tokio::time::timeout(linger, changed).await.is_err() {
+                let mut members = lock(&self.members);
+                members.closed = members.is_empty();
+                if members.closed {
+                    return;
+                }
             }
-            left.await;
         }
+    }
+}
+
+impl Members {
+    fn is_empty(&self) -> bool {
+        self.subscribers.is_empty() && self.conversations.is_empty()
     }
 }
 
@@ -283,7 +366,14 @@ impl Place {
         };
         self.resources.push(uri.to_owned());
         if !is_first
-            || tell_server(&self.core, &self.arrived, self.in_use.session(), method::SUBSCRIBE, uri).await
+            || beside(
+                &self.core,
+                &self.arrived,
+                self.in_use.session(),
+                method::SUBSCRIBE,
+                &json!({ "uri": uri }),
+            )
+            .await
         {
             return true;
         }
@@ -310,7 +400,7 @@ impl Hub {
 impl Drop for Place {
     fn drop(&mut self) {
         lock(&self.hub.members).subscribers.retain(|one| one.turn != self.turn);
-        self.hub.left.notify_waiters();
+        self.hub.changed.notify_waiters();
         let unwanted: Vec<_> = self.resources.iter().filter(|uri| self.hub.release(uri)).cloned().collect();
         if unwanted.is_empty() {
             return;
@@ -319,35 +409,8 @@ impl Drop for Place {
         let session = Arc::clone(self.in_use.session());
         tokio::task::spawn_local(async move {
             for uri in unwanted {
-                tell_server(&core, &arrived, &session, method::UNSUBSCRIBE, &uri).await;
+                beside(&core, &arrived, &session, method::UNSUBSCRIBE, &json!({ "uri": uri })).await;
             }
         });
-    }
-}
-
-/// Subscribes to a resource, or not any more, as a client would: a recovery remembers it. False where nothing came of it.
-async fn tell_server(
-    core: &Rc<Core>,
-    arrived: &Arrived,
-    session: &Arc<Session>,
-    method: &str,
-    uri: &str,
-) -> bool {
-    let params = json!({ "uri": uri }).to_string();
-    let body = jsonrpc::request(&core.app.unique_id(), method, Some(params.as_bytes()));
-    let Ok(held) = Held::request(Bytes::from(body)) else { return false };
-    let beside = arrived.in_legacy(held).in_json();
-    let Some(held) = beside.held() else { return false };
-    let answer = async {
-        let answered = call::run(core, &beside, held, session).await?;
-        let answer = reply::relay(core, answered, &Asked::by(&beside, held)).await?;
-        reply::gathered(answer, MAX_ANSWER).await
-    };
-    match answer.await {
-        Ok((response, body)) => response.status().is_success() && upstream::is_result(&body),
-        Err(fault) => {
-            tracing::info!(%fault, method, "a subscription to a resource was not changed");
-            false
-        }
     }
 }

@@ -120,7 +120,7 @@ async fn open(
     let endpoint = format!("{}/message?{SESSION_ID}={id}", base(&arrived.route));
     let session_id = HeaderValue::from_str(&id).ok();
     let arrived = Arrived { session_id, ..arrived };
-    channel::open(core, arrived, RecordKey(token.id), &endpoint).await
+    Ok(channel::open(core, arrived, RecordKey(token.id), &endpoint).await)
 }
 
 /// A client's message, and where its answer goes.

@@ -10,7 +10,6 @@ use tokio::sync::mpsc;
 
 use super::Handed;
 use crate::app::Core;
-use crate::config::OnStoreFailure;
 use crate::error::Fault;
 use crate::inbox::{Held, Inbox};
 use crate::metrics::StoreOperation;
@@ -30,14 +29,9 @@ fn away(core: &Core) -> impl FnOnce(StoreError) -> Fault {
     }
 }
 
-/// Whether another replica reads the upstream's stream of this session.
-pub(super) async fn is_read_elsewhere(core: &Core, session: &Session) -> Result<bool, Fault> {
-    let is_held = inbox(session).is_held(&core.app).await.map_err(away(core));
-    match session.route.config.on_store_failure {
-        // Without the store the session goes on as if there were no other replica.
-        OnStoreFailure::Serve => Ok(is_held.unwrap_or(false)),
-        OnStoreFailure::Refuse => is_held,
-    }
+/// Whether another replica reads the upstream's stream of this session. While the store is away, none is known to.
+pub(super) async fn is_read_elsewhere(core: &Core, session: &Session) -> bool {
+    inbox(session).is_held(&core.app).await.map_err(away(core)).unwrap_or(false)
 }
 
 /// Makes known that this replica reads it. None where there are no others.

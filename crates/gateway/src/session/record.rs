@@ -211,6 +211,7 @@ impl Session {
                     // Answers of the store may overtake each other.
                     if known.version.is_none_or(|known| known <= version) {
                         *known = Known { heard: known.heard, ..Known::new(record, Some(version)) };
+                        // What was set up may have met another replica's change on its way.
                         self.recall(app, &known.record);
                     }
                     return Updated::Stored;

@@ -11,7 +11,9 @@ use throughline_wire::headers::decode_value;
 
 use crate::harness::{
     Answer, Gate, Gw, Request, Session, Upstream, call, initialize_body, json as answer, request, rpc_error,
+    until,
 };
+use crate::replicas::{Shared, at};
 
 const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
@@ -166,6 +168,28 @@ fn what_the_modern_era_does_not_have_is_answered_here() {
         upstream.of("tools/call").iter().map(|sent| sent.json()["params"]["_meta"][LEVEL].clone()).collect();
     assert_eq!(levels, ["debug", "debug"]);
     assert_eq!(upstream.count("initialize") + upstream.count("server/discover"), 0, "the binding is kept");
+}
+
+#[test]
+fn what_is_set_up_at_one_replica_counts_at_the_others() {
+    let (upstream, shared) = (Upstream::start(), Shared::new());
+    let (one, other) = (shared.replica(&upstream), shared.replica(&upstream));
+    modern(&upstream, |request| text(request, "1"));
+    let here = Session::open_as(&one.client(), "2025-06-18", RICH);
+    let there = at(&here, &other);
+    let level = |level: &str| request("1", "logging/setLevel", &format!(r#"{{"level":"{level}"}}"#));
+    let sent = |session: &Session| {
+        session.post(call("1", "a"));
+        upstream.of("tools/call").pop().expect("a call").json()["params"]["_meta"][LEVEL].clone()
+    };
+    assert_eq!((sent(&here), sent(&there)), (json!("info"), json!("info")));
+    for (setter, reader, word) in
+        [(&here, &there, "debug"), (&there, &here, "error"), (&there, &there, "alert")]
+    {
+        assert_eq!(setter.post(level(word)).json()["result"], json!({}));
+        assert_eq!(sent(setter), word);
+        until("the other replica hears of it", || sent(reader) == word);
+    }
 }
 
 #[test]

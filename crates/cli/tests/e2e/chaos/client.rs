@@ -165,7 +165,7 @@ impl Client {
 
     /// A call in the middle of which the client is asked; its reply may reach any replica.
     fn ask(&mut self) -> Event {
-        let (balancer, mut dice) = (Arc::clone(&self.balancer), self.dice.clone());
+        let (balancer, mut dice) = (Arc::clone(&self.balancer), Dice::new(self.dice.roll(1 << 32)));
         let session = self.session.clone();
         let user = self.name.clone();
         let arguments = json!({"question": format!("{}-{}", self.name, self.calls + 1)});

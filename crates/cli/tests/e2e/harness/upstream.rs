@@ -121,7 +121,17 @@ impl Upstream {
 
     /// The same, for clients of this era alone: `legacy`, with sessions and requests to the client, or `modern`.
     pub(crate) fn conformance_of(era: &str) -> Self {
-        let port = free_port();
+        Self::conformance_at(free_port(), era)
+    }
+
+    /// Kills it, and starts the suite's fixture of this era in its place.
+    pub(crate) fn replaced_by(self, era: &str) -> Self {
+        let port = self.base.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+        drop(self);
+        Self::conformance_at(port, era)
+    }
+
+    fn conformance_at(port: u16, era: &str) -> Self {
         let mut command = node::fixture("conformance", "server.cjs");
         command.extend(["--port".into(), port.to_string().into(), "--era".into(), era.into()]);
         Self::start(Process::start("upstream (conformance)", &command[0], &command[1..]), port)

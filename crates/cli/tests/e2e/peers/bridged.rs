@@ -58,6 +58,19 @@ fn they_are_asked_by_a_result_for_what_a_server_asks_by_a_request() {
 }
 
 #[test]
+fn they_are_asked_for_what_a_server_asks_on_its_sessions_stream() {
+    let upstream = Upstream::typescript1();
+    let gateway = Gateway::start(&upstream.url(), &[]);
+    for (name, arguments) in CLIENTS {
+        let mut client = Client::connect(name, &gateway.url(), &[arguments, &["--answer", "sheep"]].concat());
+        for round in ["one", "two"] {
+            let answer = client.call("ask", json!({"question": round, "aside": true}));
+            assert_eq!(answer["content"], json!({"answer": "sheep"}), "{name}");
+        }
+    }
+}
+
+#[test]
 fn their_models_are_asked_too() {
     let upstream = Upstream::conformance_of("legacy");
     let gateway = Gateway::start(&upstream.url(), &[]);

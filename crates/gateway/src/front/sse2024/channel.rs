@@ -121,12 +121,9 @@ pub(super) async fn open(
     arrived: Arrived,
     key: RecordKey,
     endpoint: &str,
-) -> Result<Response<ReplyBody>, Fault> {
+) -> Response<ReplyBody> {
     // The client's first message may reach any replica.
     let held = inbox(key).hold(&core.app).await;
-    if core.app.store.trouble().is_some() {
-        session::store_away(&arrived)?;
-    }
     let (to, body) = mpsc::channel(QUEUE);
     let (line, said) = mpsc::channel(QUEUE);
     // There is room in a queue that is new.
@@ -139,7 +136,7 @@ pub(super) async fn open(
     let holder =
         Holder { core: Rc::clone(core), arrived, key, to, line, used: false, hearing: None, in_use: None };
     tokio::task::spawn_local(holder.run(said, held));
-    Ok(response)
+    response
 }
 
 /// The task that holds a channel.

@@ -50,6 +50,8 @@ pub(super) struct Call {
     body: Bytes,
     pulse: Option<Arc<Pulse>>,
     cancelled: Arc<Notify>,
+    /// What the present round brings of the one before.
+    round: Round,
     rounds: u32,
     broken: u32,
 }
@@ -94,6 +96,7 @@ impl Call {
             body: body.clone(),
             pulse,
             cancelled,
+            round: Round::default(),
             rounds: 0,
             broken: 0,
         }
@@ -101,11 +104,11 @@ impl Call {
 
     /// Sends it. A response that is no stream stays none; anything else goes on as one.
     pub(super) async fn begin(mut self) -> Result<Answer, SendError> {
-        let (cancelled, first) = (Arc::clone(&self.cancelled), Round::default());
+        let cancelled = Arc::clone(&self.cancelled);
         let begun = tokio::select! {
             biased;
             () = cancelled.notified() => return Ok(json(Fault::Cancelled.body(Some(&self.id)))),
-            begun = self.round(&first) => begun?,
+            begun = self.send() => begun?,
         };
         Ok(match begun {
             Begun::Foreign(answer) => answer,
@@ -121,8 +124,8 @@ impl Call {
     }
 
     /// One round: sent, and its beginning looked at.
-    async fn round(&mut self, round: &Round) -> Result<Begun, SendError> {
-        let begun = self.once(round).await?;
+    async fn send(&mut self) -> Result<Begun, SendError> {
+        let begun = self.once().await?;
         // The list of tools that is known here is not the server's any more (2026-07-28, Streamable HTTP, "Client
         // Behavior"). It refused the call before it did anything.
         if &*self.method == method::TOOLS_CALL
@@ -130,12 +133,12 @@ impl Call {
             && error_code(response) == Some(HEADER_MISMATCH)
         {
             self.modern.forget_tools();
-            return self.once(round).await;
+            return self.once().await;
         }
         Ok(begun)
     }
 
-    async fn once(&mut self, round: &Round) -> Result<Begun, SendError> {
+    async fn once(&mut self) -> Result<Begun, SendError> {
         let id = self.core.app.unique_id();
         let limits = Limits::ANY_DEPTH;
         let Ok(Envelope { object, message: Message::Request { id: own, params, .. }, .. }) =
@@ -144,7 +147,7 @@ impl Call {
             return Err(SendError::NotSent("no request".to_owned()));
         };
         let body = self.modern.introduce(|client| {
-            request::request(&self.body, &object, (&own, &id), params.as_ref(), client, round)
+            request::request(&self.body, &object, (&own, &id), params.as_ref(), client, &self.round)
         });
         let body = match body {
             Ok(body) => body,
@@ -239,7 +242,7 @@ impl Call {
             Err(error) if method::is_repeatable(&self.method) && self.broken < MAX_BROKEN => {
                 self.broken += 1;
                 tracing::debug!(%error, method = &*self.method, "safe to repeat: sent again");
-                Ok(Some(self.again(&Round::default()).await))
+                Ok(Some(self.again().await))
             }
             Err(error) => Err(BrokeOff(error.to_string())),
         }
@@ -269,9 +272,9 @@ impl Call {
         }
     }
 
-    /// Sends the request again, with what the last round brought.
-    async fn again(&mut self, round: &Round) -> Next {
-        match self.round(round).await {
+    /// Sends the request again.
+    async fn again(&mut self) -> Next {
+        match self.send().await {
             Ok(Begun::Next(next)) => next,
             Ok(Begun::Foreign(answer)) => {
                 tracing::warn!(status = answer.status.as_u16(), "a round of a call was refused");
@@ -291,11 +294,11 @@ impl Call {
         if !beyond.is_empty() {
             return self.fails(&Fault::CannotAsk(beyond));
         }
-        let mut round = Round { responses: None, state: needed.state };
+        self.round = Round { responses: None, state: needed.state };
         if needed.questions.is_empty() {
             let pause = PAUSE.saturating_mul(1 << (self.rounds - 1).min(8)).min(PAUSE_MAX);
             tokio::time::sleep(pause).await;
-            return self.again(&round).await;
+            return self.again().await;
         }
         let mut waiting = Vec::new();
         for question in &needed.questions {
@@ -310,8 +313,8 @@ impl Call {
                 Reply::Error(error) => return Next::Answer(input::declined(&self.id, &error)),
             }
         }
-        round.responses = Some(input::responses(&needed.questions, &results));
-        self.again(&round).await
+        self.round.responses = Some(input::responses(&needed.questions, &results));
+        self.again().await
     }
 }
 

@@ -16,10 +16,11 @@ pub(super) struct Asker {
 impl Asker {
     /// Lets an upstream ask. The tool's name says what: rounds, separated by `.`, of questions, separated by `+`. The
     /// result's text is what was answered, in the order of the questions. A question is `METHOD` (`form`, `sampling`,
-    /// `roots`, `ping`) and `=KEY`, where it names one.
+    /// `roots`, `ping`) and `=KEY`, where it names one. A tool `aside...` asks on the session's stream instead.
     pub(super) fn at(upstream: &Upstream) -> Arc<Self> {
         let asker = Arc::new(Asker::default());
         let asking = Arc::clone(&asker);
+        let server = Arc::clone(upstream.server());
         upstream.script(move |request, _| {
             if request.rpc() == "response" {
                 asking.answers.lock().unwrap().push(request.json());
@@ -27,8 +28,10 @@ impl Asker {
                 return Some(refused(202, "text/plain", ""));
             }
             let (tool, id) = (request.tool(), request.id());
+            let server = Arc::clone(&server);
+            let session = request.session().unwrap_or_default().to_owned();
             let asker = Arc::clone(&asking);
-            tool.starts_with("ask.").then(|| {
+            (tool.starts_with("ask.") || tool.starts_with("aside.")).then(|| {
                 Answer::Stream(Box::new(move |events| {
                     let mut said = Vec::new();
                     let mut number = 0;
@@ -37,7 +40,10 @@ impl Asker {
                             number += 1;
                             // Unique here, so that two calls can be told apart.
                             let own = format!("{id}-{number}").replace('"', "");
-                            events.message(&ask(&own, question));
+                            match tool.starts_with("aside.") {
+                                    true => server.push(&session, &format!("data: {}\n\n", ask(&own, question))),
+                                    false => drop(events.message(&ask(&own, question))),
+                                }
                             own
                         }).collect();
                         for id in ids {

@@ -150,6 +150,46 @@ fn what_cannot_be_asked_is_refused_toward_the_server() {
 }
 
 #[test]
+fn what_is_asked_on_the_sessions_stream_is_asked_in_the_course_of_the_call() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let asker = Asker::at(&upstream);
+    let client = Modern::new(&gateway);
+    let tool = "aside.form=a+form=b.sampling=c";
+    let asked = client.call(tool);
+    assert_eq!(keys(&asked), ["a", "b"]);
+    let rest = client.answer(tool, &state(&asked), &json!({ "a": accept("1") }));
+    assert_eq!(keys(&rest), ["b"], "asked again, though it stands in no stream that could be read again");
+    let next = client.answer(tool, &state(&rest), &json!({ "b": accept("2") }));
+    assert_eq!(keys(&next), ["c"]);
+    let sampled = json!({ "role": "assistant", "content": { "type": "text", "text": "x" }, "model": "m" });
+    for _ in 0..2 {
+        let answer = client.answer(tool, &state(&next), &json!({ "c": sampled }));
+        let all = [accept("1").to_string(), accept("2").to_string(), sampled.to_string()];
+        assert_eq!(answer.tool_text(), all.join(";"));
+    }
+    assert_eq!((asker.answers().len(), upstream.count("tools/call"), upstream.count("GET")), (3, 1, 1));
+    assert_eq!(
+        client
+            .call_with("aside.form=a", &format!(r#","inputResponses":{}"#, json!({ "a": accept("1") })))
+            .tool_text(),
+        accept("1").to_string()
+    );
+}
+
+#[test]
+fn a_server_without_such_a_stream_is_asked_for_it_once() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    upstream.script(|request, _| (request.rpc() == "GET").then(|| plain(405, "")));
+    let client = Modern::new(&gateway);
+    for round in 1..=3 {
+        assert_eq!(client.call("count").tool_text(), round.to_string());
+    }
+    assert_eq!(upstream.count("GET"), 1);
+}
+
+#[test]
 fn urls_to_visit_first_are_asked_for_and_the_call_made_anew() {
     let upstream = Upstream::start();
     let gateway = Gw::start(&upstream);

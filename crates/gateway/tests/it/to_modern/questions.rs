@@ -211,3 +211,25 @@ fn a_server_that_asks_a_thousand_things_at_once_is_not_listened_to() {
     assert_eq!((answer.status, answer.code()), (200, -32014), "{}", answer.text());
     assert!(!answer.text().contains("roots/list"), "nothing was asked");
 }
+
+#[test]
+fn a_round_whose_stream_breaks_is_made_again_without_asking_again() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    modern(&upstream, |request| {
+        let params = &request.json()["params"];
+        match (params["requestState"].as_str(), params["inputResponses"]["r"].is_object()) {
+            (Some("s"), true) => crate::harness::Answer::Stream(Box::new(|events| events.reset())),
+            _ => needs(request, json!({ "r": { "method": "roots/list" } }), json!("s")),
+        }
+    });
+    let session = session(&gateway);
+    let mut stream = session.client.open("POST", request("1", "prompts/get", r#"{"name":"p"}"#));
+    let (id, _) = question(&mut stream);
+    reply(&session, &id, &json!({ "roots": [] }));
+    let end = stream.message().json();
+    assert!(end["error"].is_object(), "{end}");
+    let rounds = upstream.of("prompts/get");
+    assert_eq!(rounds.len(), 5, "the first, and the second with three repetitions");
+    assert!(rounds[1..].iter().all(|round| round.json()["params"]["inputResponses"]["r"].is_object()));
+}

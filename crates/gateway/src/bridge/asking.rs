@@ -1,0 +1,228 @@
+//! What a server asks in the course of a conversation: answered here, or with what the client has brought, or kept until
+//! the client is asked, while the call waits.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::StatusCode;
+use throughline_store::{Appended, Keep, Millis, StreamKey};
+use throughline_wire::bridge::to_legacy::answer;
+use throughline_wire::bridge::to_legacy::discover::server_info;
+use throughline_wire::bridge::to_legacy::input::{self, Question};
+use throughline_wire::bridge::to_legacy::request::salient;
+use throughline_wire::bridge::to_legacy::state::{Aside, State, Waits};
+use throughline_wire::envelope::{self, Envelope, Limits, Message, Span};
+use throughline_wire::{jsonrpc, method};
+
+use super::conversation::{Conversation, is_incomplete};
+use super::front::Ending;
+use crate::app::first;
+use crate::classify::Held;
+use crate::error::{Fault, Modern};
+use crate::metrics::StoreOperation;
+use crate::outlet::{EventId, Opener};
+use crate::session::{Kind, millis};
+use crate::translate::Tagger;
+use crate::{call, recover};
+
+/// Questions that the server asks elsewhere than on the call's stream travel with the state; in bytes.
+const MAX_ASIDE: usize = 12 * 1024;
+
+/// What became of an answer to a question.
+enum Claim {
+    /// It is the first; it is to be sent.
+    Ours,
+    /// It has been given before.
+    Same,
+    /// Another has.
+    Other,
+}
+
+impl Conversation {
+    /// The server asks something on the session's stream.
+    pub(super) async fn asked_aside(&mut self, data: &[u8]) -> Result<(), Ending> {
+        let Ok(Message::Request { id, method, params }) =
+            Envelope::parse(data, &Limits::ANY_DEPTH).map(|envelope| envelope.message)
+        else {
+            return Ok(());
+        };
+        // Where the call's answer goes on from, once this is answered.
+        let begins = self.seen.or_else(|| {
+            let outlet = self.core.app.outlets.of_request(self.session.key, &self.id)?;
+            Some(EventId { opener: Opener::Call, key: outlet.key, number: 0 })
+        });
+        let kept: usize = self.aside.iter().map(|aside| aside.params.as_ref().map_or(0, String::len)).sum();
+        if begins.is_none() || kept + data.len() > MAX_ASIDE {
+            self.refuse(data);
+            return Ok(());
+        }
+        let waiting = self.questions.len();
+        self.asked(data, id.raw(), &method, params.as_ref(), begins).await?;
+        self.aside.extend(self.questions.get(waiting).map(Question::aside));
+        Ok(())
+    }
+
+    /// Tells the server that nobody can be asked.
+    pub(super) fn refuse(&self, data: &[u8]) {
+        if let Ok(Message::Request { id, .. }) =
+            Envelope::parse(data, &Limits::ANY_DEPTH).map(|envelope| envelope.message)
+        {
+            let text = "The client cannot be asked this in the course of this request";
+            self.respond(jsonrpc::error(Some(id.raw()), answer::METHOD_NOT_FOUND as i32, text, None));
+        }
+    }
+
+    /// The server asks something: it is answered here, or by what the client has brought, or the client is to be asked.
+    pub(super) async fn asked(
+        &mut self,
+        data: &[u8],
+        id: &str,
+        method: &str,
+        params: Option<&Span>,
+        begins: Option<EventId>,
+    ) -> Result<(), Ending> {
+        if self.has_been_answered(id) {
+            return Ok(());
+        }
+        if method == method::PING {
+            self.respond(jsonrpc::result(id, b"{}"));
+            return Ok(());
+        }
+        let own = self.own_id(id);
+        let own = own.as_deref().unwrap_or(id.as_bytes());
+        let question = Question::read(data, own, id.to_owned(), method, params);
+        let may_ask = self.arrived.held().is_some_and(|held| is_incomplete(&held.method));
+        let Some(question) = question.filter(|_| may_ask) else {
+            self.refuse(data);
+            return Ok(());
+        };
+        if let Some(lacks) = question.lacks(self.capabilities.as_deref()) {
+            self.cancel();
+            return Err(Ending::Fault(Fault::Modern(Modern::Capability(lacks))));
+        }
+        let question = self.named(question);
+        self.decide(question, begins).await
+    }
+
+    /// A question that the client can be asked: answered with what it has brought, or kept to be asked.
+    pub(super) async fn decide(&mut self, question: Question, begins: Option<EventId>) -> Result<(), Ending> {
+        let id = question.id.clone();
+        if self.has_been_answered(&id) {
+            return Ok(());
+        }
+        let Some(response) = self.responses.get(&question.key).filter(|answer| question.fits(answer)) else {
+            self.begins = self.begins.or(begins);
+            self.questions.push(question);
+            return Ok(());
+        };
+        match self.claim(&id, response).await {
+            Claim::Ours => self.respond(jsonrpc::result(&id, response)),
+            Claim::Same => {}
+            Claim::Other => {
+                let why = "the question was answered before, with something else".to_owned();
+                return Err(Ending::Fault(Fault::Modern(Modern::Params(why))));
+            }
+        }
+        // Only what stands behind the first open question will be read again.
+        if self.begins.is_some() {
+            self.answered.insert(id);
+        }
+        Ok(())
+    }
+
+    fn has_been_answered(&mut self, id: &str) -> bool {
+        match self.begins {
+            Some(_) => self.answered.contains(id),
+            None => self.answered.remove(id),
+        }
+    }
+
+    /// Under the key that the client knows it by, or one that no other has.
+    fn named(&mut self, question: Question) -> Question {
+        let key = match self.known.get(&question.id) {
+            Some(key) => key.clone(),
+            None => input::unique(&question.key, |key| self.known.values().any(|taken| taken == key)),
+        };
+        self.known.insert(question.id.clone(), key.clone());
+        Question { key, ..question }
+    }
+
+    fn own_id(&self, id: &str) -> Option<Vec<u8>> {
+        let bound = recover::current(&self.session)?;
+        Tagger::new(&self.core.app, &bound).own_request(&envelope::string_value(id.as_bytes())?)
+    }
+
+    /// Whether this is the first answer to a question, at whichever replica.
+    async fn claim(&self, id: &str, response: &[u8]) -> Claim {
+        let app = &self.core.app;
+        let stream = first(&app.keys.digest("answer to", &[id.as_bytes()]));
+        let key = StreamKey { session: self.session.key, stream };
+        let digest = app.keys.digest("answer", &[&salient(Some(response))]);
+        let (now, limits) = (app.effects.now(), &app.config.streams);
+        let lasts = millis(app.config.timeouts.call).max(millis(limits.keep));
+        let keep = Keep {
+            until: Millis(now.0.saturating_add(lasts)),
+            events: 1,
+            bytes: limits.bytes as u64,
+            above: 0,
+            total: limits.total as u64,
+        };
+        let log = app.store.events();
+        match log.append(key, 0, vec![Bytes::copy_from_slice(&digest)], keep, now).await {
+            Ok(Appended::Conflict(_)) => match log.read(key, 0, digest.len(), now).await {
+                Ok(page) if page.events.iter().any(|event| event.payload[..] == digest) => Claim::Same,
+                _ => Claim::Other,
+            },
+            // Without the log the call goes on, as far as it can.
+            Ok(Appended::Stored(_) | Appended::Full) => Claim::Ours,
+            Err(error) => {
+                app.store_failed(StoreOperation::Append, &error);
+                Claim::Ours
+            }
+        }
+    }
+
+    /// Tells the server something in the client's name, whether or not that is there to the end.
+    fn respond(&self, body: Vec<u8>) {
+        let (core, arrived, session) =
+            (Rc::clone(&self.core), Rc::clone(&self.arrived), Arc::clone(&self.session));
+        let Ok(held) = Held::response(Bytes::from(body)) else { return };
+        tokio::task::spawn_local(async move { call::respond(&core, &arrived, &held, &session).await });
+    }
+
+    /// Leaves the call waiting, and asks the client.
+    pub(super) async fn park(&mut self) -> Result<Ending, Ending> {
+        let app = &self.core.app;
+        let Some(event) = self.begins else {
+            self.cancel();
+            return Err(Ending::Fault(Fault::UpstreamGarbled));
+        };
+        if !app.parked.has_room(app, &self.arrived.caller.principal) {
+            self.cancel();
+            return Err(Ending::Fault(Fault::TooManyRequests));
+        }
+        self.session.keep(&self.core).await;
+        let waits = Waits::Call {
+            session: self.session.key.0,
+            event: event.text(app),
+            id: self.id.clone(),
+            once: self.session.kind == Kind::Once,
+            answered: self.answered.iter().cloned().collect(),
+        };
+        let questions = std::mem::take(&mut self.questions);
+        Ok(self.ask(waits, &questions))
+    }
+
+    pub(super) fn ask(&self, waits: Waits, questions: &[Question]) -> Ending {
+        let app = &self.core.app;
+        let until = app.effects.now().0.saturating_add(millis(app.config.timeouts.parked));
+        let asked = questions.iter().map(|question| (question.key.clone(), question.id.clone())).collect();
+        let is_open = |aside: &&Aside| questions.iter().any(|question| question.id == aside.id);
+        let aside = self.aside.iter().filter(is_open).cloned().collect();
+        let state = self.sealing.seal(&self.core, &State { waits, questions: asked, aside, until });
+        let said = self.arrived.route.initialize.last();
+        let info = said.as_deref().and_then(server_info);
+        Ending::Response(StatusCode::OK, input::input_required(&self.theirs, questions, &state, info))
+    }
+}
