@@ -81,6 +81,9 @@ pub async fn run(
         // Before the client hears of it: what it was told must survive a loss.
         looked.read_on(core.app.config.limits.answer_bytes).await.map_err(upstream::fault_of)?;
         restore::remember(core, session, step, &looked.message()).await;
+        if let Some(modern) = &bound.address.modern {
+            modern.followed().await;
+        }
     }
     let translate = match (session.kind, renamed) {
         (Kind::Issued | Kind::Bridged | Kind::Once, _) => Translate::Tagged(Tagger::new(&core.app, &bound)),

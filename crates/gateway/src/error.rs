@@ -95,7 +95,7 @@ pub enum Fault {
     StoreAway,
     /// The server needs something of the client that it did not announce; by which methods it would ask.
     CannotAsk(String),
-    /// The server asked for something once more, after too many rounds of it.
+    /// The server asked for too much at a time, or for something once more after too many rounds of it.
     TooManyRounds,
     /// The gateway is stopping.
     Stopping,
@@ -340,7 +340,8 @@ impl Fault {
                 "The server needs an answer to {methods} to go on with this call, and this client did not announce that \
                  it can be asked; use a client that announces the capability in initialize"
             ),
-            _ => "The server asked again and again instead of answering; the call was given up".to_owned(),
+            _ => "The server asked too much, or too often, instead of answering; the call was given up"
+                .to_owned(),
         };
         Row { status: StatusCode::OK, code: code::UPSTREAM_FAULT, text, data: None }
     }

@@ -58,18 +58,18 @@ impl Inbox {
         Ok(false)
     }
 
-    /// Holds it from now on. None where there are no other replicas.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn hold(self, app: &App) -> Result<Option<Held>, StoreError> {
+    /// Holds it from now on; while the store is away, from when it is back. None where there are no other replicas.
+    pub async fn hold(self, app: &App) -> Option<Held> {
         if !app.store.is_shared() {
-            return Ok(None);
+            return None;
         }
-        let last = self.keep_on(app, 0, Duration::ZERO).await?;
         let mut beat = tokio::time::interval_at(Instant::now() + BEAT, BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Some(Held { inbox: self, tail: app.store.events().tail(self.0, last), last, beat }))
+        let mut held = Held { inbox: self, tail: None, last: 0, beat };
+        if let Err(error) = held.begin(app).await {
+            app.store_failed(StoreOperation::Append, &error);
+        }
+        Some(held)
     }
 
     /// Shows that nobody holds it any more.
@@ -119,12 +119,19 @@ fn keep(app: &App, less: Duration) -> Keep {
 /// An inbox, for who holds it.
 pub struct Held {
     inbox: Inbox,
-    tail: Tail,
+    /// None until the store has taken note of it.
+    tail: Option<Tail>,
     last: u64,
     beat: Interval,
 }
 
 impl Held {
+    async fn begin(&mut self, app: &App) -> Result<(), StoreError> {
+        self.last = self.inbox.keep_on(app, self.last, Duration::ZERO).await?;
+        self.tail = Some(app.store.events().tail(self.inbox.0, self.last));
+        Ok(())
+    }
+
     /// What is said next, in its order; of a store that is away, when it is back. The inbox is held only while this is
     /// waited for; dropping the future loses nothing.
     pub async fn next(&mut self, app: &App) -> Vec<Vec<u8>> {
@@ -138,9 +145,13 @@ impl Held {
     }
 
     async fn read(&mut self, app: &App) -> Result<Vec<Vec<u8>>, StoreError> {
+        if self.tail.is_none() {
+            self.begin(app).await?;
+        }
+        let Some(tail) = &mut self.tail else { return Ok(Vec::new()) };
         loop {
             tokio::select! {
-                page = self.tail.next(PAGE, app.effects.now) => {
+                page = tail.next(PAGE, app.effects.now) => {
                     let events = page?.events;
                     self.last = events.last().map_or(self.last, |event| event.number);
                     let open = |event: &throughline_store::Event| {

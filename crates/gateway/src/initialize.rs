@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use throughline_store::{Millis, RecordKey};
 use throughline_wire::bridge::to_modern::hello::{self, Offers};
 use throughline_wire::envelope;
-use throughline_wire::era::{Probe, may_be_modern};
+use throughline_wire::era::{Probe, knows_no_handshake, may_be_modern};
 use throughline_wire::seal::SessionToken;
 use throughline_wire::version::ProtocolVersion;
 use throughline_wire::{jsonrpc, method};
@@ -194,7 +194,9 @@ async fn ask_at(
             if !refusal.is_challenge() && may_be_modern(refusal.status.as_u16(), &refusal.body) =>
         {
             if let Ok(Some(found)) = discover().await {
-                route.era.learn_legacy(false, core.app.effects.now());
+                if knows_no_handshake(&refusal.body) {
+                    route.era.learn_legacy(false, core.app.effects.now());
+                }
                 return Ok(found);
             }
         }

@@ -284,6 +284,9 @@ async fn make(core: &Rc<Core>, session: &Arc<Session>, credentials: &Credentials
         let origin = if generation == 0 { Origin::New } else { Origin::Restored };
         let faithful = session.route.config.on_store_failure == OnStoreFailure::Refuse;
         let outcome = stored.await;
+        if let Some(modern) = &bound.address.modern {
+            modern.recall(app, session.key, &session.record());
+        }
         match outcome {
             Updated::Stored => return Ok((bound, origin)),
             Updated::Unstored if !faithful => return Ok((bound, origin)),

@@ -19,7 +19,7 @@ use crate::upstream::{self, Address, Own};
 /// Steps kept for one session. Further subscriptions work, but are not restored.
 const MAX_STEPS: usize = 256;
 /// Longest parameters that are kept, in bytes.
-const MAX_STEP_BYTES: usize = 64 * 1024;
+pub const MAX_STEP_BYTES: usize = 64 * 1024;
 /// Pages of a tool list that are looked through for one tool.
 const MAX_PAGES: usize = 64;
 

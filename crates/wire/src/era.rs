@@ -14,6 +14,9 @@ pub const MISSING_CLIENT_CAPABILITY: i64 = -32021;
 /// The modern error code for a protocol version that the server does not speak.
 pub const UNSUPPORTED_VERSION: i64 = -32022;
 
+const METHOD_NOT_FOUND: i64 = -32601;
+const INVALID_PARAMS: i64 = -32602;
+
 /// The era of a request, from its `MCP-Protocol-Version` header and its `_meta` version.
 ///
 /// A modern version in either makes it modern, and nothing else in the headers does: `Mcp-Method` is sent by
@@ -70,13 +73,26 @@ pub fn discover(status: u16, body: &[u8]) -> Probe {
 /// worth a try (2026-07-28, Versioning, "Backward Compatibility"). What asks for credentials, or for patience, does not.
 #[must_use]
 pub fn may_be_modern(status: u16, body: &[u8]) -> bool {
-    const INVALID: [i64; 3] = [-32600, -32601, -32602];
+    const INVALID: [i64; 3] = [-32600, METHOD_NOT_FOUND, INVALID_PARAMS];
     let message = serde_json::from_slice::<Value>(&peek::json(body)).unwrap_or(Value::Null);
     let code = message.pointer("/error/code").and_then(Value::as_i64);
     match status {
         200..=299 => code.is_some_and(|code| INVALID.contains(&code) || is_modern_code(code)),
         400 | 404 | 405 | 406 | 415 | 422 => true,
         _ => code.is_some_and(is_modern_code),
+    }
+}
+
+/// Whether a refusal of `initialize` says that there are no handshakes, whoever asks: another may be due to what this client
+/// announced.
+#[must_use]
+pub fn knows_no_handshake(body: &[u8]) -> bool {
+    let message = serde_json::from_slice::<Value>(&peek::json(body)).unwrap_or(Value::Null);
+    let text = message.pointer("/error/message").and_then(Value::as_str).unwrap_or_default();
+    match message.pointer("/error/code").and_then(Value::as_i64) {
+        Some(METHOD_NOT_FOUND) => true,
+        Some(INVALID_PARAMS) => text.contains("_meta"),
+        code => code.is_some_and(is_modern_code),
     }
 }
 

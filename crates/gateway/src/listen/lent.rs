@@ -34,10 +34,9 @@ pub(super) async fn is_read_elsewhere(core: &Core, session: &Session) -> bool {
     inbox(session).is_held(&core.app).await.map_err(away(core)).unwrap_or(false)
 }
 
-/// Makes known that this replica reads it. None where there are no others, or the store is away: then none can be handed
-/// over.
+/// Makes known that this replica reads it. None where there are no others.
 pub(super) async fn hold(core: &Core, session: &Session) -> Option<Held> {
-    inbox(session).hold(&core.app).await.map_err(away(core)).ok().flatten()
+    inbox(session).hold(&core.app).await
 }
 
 /// Makes known that it does not any more.

@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use throughline_wire::envelope::{Envelope, Id, Limits, Message};
+use throughline_wire::envelope::{Envelope, Id, Limits, Message, Outcome};
 use throughline_wire::headers::MCP_SESSION_ID;
 use throughline_wire::{jsonrpc, method, sse};
 use tokio::net::TcpListener;
@@ -196,15 +196,15 @@ impl Bridge {
             Ok(begun) => begun,
             Err(answer) => return Ok(*answer),
         };
-        let turn = match pipe.ask(self.turn(), &session, id, body, headers).await {
+        let mut opening = Opening { bridge: self, session: &session, pipe: &pipe, opened: false };
+        let mut turn = match pipe.ask(self.turn(), &session, id, body, headers).await {
             Ok(turn) => turn,
-            Err(untold) => {
-                self.pipes.borrow_mut().remove(&session);
-                pipe.end();
-                return told_not(untold);
-            }
+            Err(untold) => return told_not(untold),
         };
-        Ok(with_session(spoken(turn).await?, &session))
+        let response = response(&mut turn).await?;
+        opening.opened = matches!(shared::outcome(&response), Some(Outcome::Result(_)));
+        let answer = json(response);
+        Ok(if opening.opened { with_session(answer, &session) } else { answer })
     }
 
     /// A name for a session.
@@ -292,15 +292,39 @@ impl Bridge {
     }
 }
 
+/// A session that is being opened. If nothing comes of that, nobody knows its pipe, which is ended.
+struct Opening<'a> {
+    bridge: &'a Bridge,
+    session: &'a str,
+    pipe: &'a Pipe,
+    opened: bool,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if !self.opened {
+            self.bridge.pipes.borrow_mut().remove(self.session);
+            self.pipe.end();
+        }
+    }
+}
+
+/// The response to a request, without what is said before it.
+pub(super) async fn response(turn: &mut Turn) -> Result<Bytes, Ended> {
+    loop {
+        match turn.said.recv().await {
+            None => return Err(Ended),
+            Some(Said::Message(_)) => {}
+            Some(Said::Response(response)) => return Ok(response),
+        }
+    }
+}
+
 /// The answer to a request: JSON where the response is the first that is said, else a stream.
 pub(super) async fn spoken(mut turn: Turn) -> Answer {
     match turn.said.recv().await {
         None => Err(Ended),
-        Some(Said::Response(response)) => {
-            let mut answer = plain(StatusCode::OK, response);
-            answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            Ok(answer)
-        }
+        Some(Said::Response(response)) => Ok(json(response)),
         Some(Said::Message(first)) => Ok(stream(Spoken::Answering(Some(first), Some(turn)))),
     }
 }
@@ -363,9 +387,16 @@ pub(super) fn plain(status: StatusCode, body: Bytes) -> Response<Spoken> {
     response
 }
 
-pub(super) fn error(status: StatusCode, code: i32, text: &str) -> Response<Spoken> {
-    let mut response = plain(status, jsonrpc::error(None, code, text, None).into());
+/// A message as an answer.
+pub(super) fn json(message: Bytes) -> Response<Spoken> {
+    let mut response = plain(StatusCode::OK, message);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+pub(super) fn error(status: StatusCode, code: i32, text: &str) -> Response<Spoken> {
+    let mut response = json(jsonrpc::error(None, code, text, None).into());
+    *response.status_mut() = status;
     response
 }
 

@@ -16,7 +16,7 @@ use crate::upstream::Refusal;
 
 /// Messages on their way in, and to one reader; then whoever writes waits.
 pub(super) const QUEUE: usize = 64;
-/// How long a reader of the standing stream may take nothing, before it is cut off for the sake of the others.
+/// How long a reader may take nothing, before it is cut off for the sake of the others.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The member of `_meta` that names the `subscriptions/listen` request that a notification is for.
@@ -265,7 +265,7 @@ impl Pipe {
         let is_for = match message {
             Message::Response { id: Some(id), .. } => {
                 if let Some((to, text)) = self.answered(text, id) {
-                    let _ = to.send(Said::Response(text)).await;
+                    self.give(&to, Said::Response(text)).await;
                 }
                 return;
             }
@@ -277,7 +277,7 @@ impl Pipe {
             _ => self.likely(text),
         };
         if let Some((to, text)) = is_for
-            && to.send(Said::Message(text)).await.is_ok()
+            && self.give(&to, Said::Message(text)).await
         {
             return;
         }
@@ -293,6 +293,23 @@ impl Pipe {
             };
             let _ = self.tell(&answer.into(), None).await;
         }
+    }
+
+    /// Tells a request something. One of several sessions' that takes nothing is cut off: the others wait behind it. False
+    /// when nobody waits there any more.
+    async fn give(&self, to: &mpsc::Sender<Said>, said: Said) -> bool {
+        if self.of == Use::Own {
+            return to.send(said).await.is_ok();
+        }
+        if let Ok(sent) = tokio::time::timeout(PATIENCE, to.send(said)).await {
+            return sent.is_ok();
+        }
+        tracing::warn!("a request was cut off: nobody took what its program said");
+        let cut = self.find(|waiting| waiting.to.same_channel(to));
+        if let Some(cut) = cut.map(|at| self.waiting.borrow_mut().remove(at)) {
+            self.cancel(cut.turn);
+        }
+        true
     }
 
     /// Which request a message is about that does not say it: the newest, most likely; of several sessions', the only one.
@@ -375,4 +392,48 @@ fn is_for_all(notification: &str) -> bool {
 fn line(message: &[u8]) -> Bytes {
     let spaced = message.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte });
     spaced.chain([b'\n']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress(turn: u64) -> Bytes {
+        let params = format!("{{\"progressToken\":{turn},\"progress\":1}}");
+        jsonrpc::notification(method::PROGRESS, Some(params.as_bytes())).into()
+    }
+
+    async fn ask(pipe: &Rc<Pipe>, turn: u64) -> Turn {
+        let body =
+            br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"_meta":{"progressToken":1}}}"#;
+        let body = Bytes::from_static(body);
+        let limits = Limits::default();
+        let Ok(Message::Request { id, .. }) = Envelope::parse(&body, &limits).map(|it| it.message) else {
+            panic!("it is a request");
+        };
+        pipe.ask(turn, "session", &id, &body, &HeaderMap::new()).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_does_not_hold_up_the_others_for_ever() {
+        let (lines, mut taken) = mpsc::channel(QUEUE);
+        let pipe = Pipe::new(Inlet::Lines(lines), Use::Shared);
+        let (mut slow, mut other) = (ask(&pipe, 1).await, ask(&pipe, 2).await);
+        for _ in 0..2 {
+            taken.recv().await.unwrap();
+        }
+        let heard = async {
+            for _ in 0..=QUEUE {
+                pipe.heard(&progress(1)).await;
+            }
+            pipe.heard(&Bytes::from_static(br#"{"jsonrpc":"2.0","id":2,"result":{}}"#)).await;
+        };
+        tokio::time::timeout(PATIENCE * 2, heard).await.expect("the others are served");
+        assert!(matches!(other.said.recv().await, Some(Said::Response(_))));
+        let mut got = 0;
+        while slow.said.recv().await.is_some() {
+            got += 1;
+        }
+        assert_eq!(got, QUEUE, "what it did not take is gone, and it is told by the end");
+    }
 }

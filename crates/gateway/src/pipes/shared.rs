@@ -5,15 +5,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use throughline_wire::envelope::{self, Envelope, Id, Limits, Message, Outcome};
 use throughline_wire::era::{self, Probe};
 use throughline_wire::splice::{Edit, splice};
 use throughline_wire::{jsonrpc, method};
 
-use super::bridge::{Answer, Bridge, Ended, Spoken, error, plain, spoken, told_not, with_session};
-use super::pipe::{Pipe, Said, Use};
+use super::bridge::{Answer, Bridge, Ended, Spoken, error, json, response, spoken, told_not, with_session};
+use super::pipe::{Pipe, Use};
 
 /// The member of `_meta` by which a request needs no session.
 const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
@@ -33,7 +32,7 @@ pub(super) fn needs_no_session(body: &[u8]) -> bool {
 }
 
 /// The outcome of a response.
-fn outcome(text: &Bytes) -> Option<Outcome> {
+pub(super) fn outcome(text: &Bytes) -> Option<Outcome> {
     match Envelope::parse(text, &Limits::ANY_DEPTH).ok()?.message {
         Message::Response { outcome, .. } => Some(outcome),
         _ => None,
@@ -56,9 +55,7 @@ impl Bridge {
         drop(turn);
         let session = self.name();
         self.pipes.borrow_mut().insert(session.clone(), Rc::clone(&shared.pipe));
-        let mut answer = plain(StatusCode::OK, jsonrpc::result(id.raw(), &shared.welcome).into());
-        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(with_session(answer, &session))
+        Ok(with_session(json(jsonrpc::result(id.raw(), &shared.welcome).into()), &session))
     }
 
     async fn start_shared(
@@ -78,23 +75,16 @@ impl Bridge {
             None => body.clone(),
         };
         let mut turn = pipe.ask(self.turn(), "", id, &body, headers).await.map_err(|_| Ended)?;
-        loop {
-            match turn.said.recv().await {
-                None => return Err(Ended),
-                Some(Said::Message(_)) => {}
-                Some(Said::Response(text)) => {
-                    let Some(Outcome::Result(at)) = outcome(&text) else {
-                        pipe.end();
-                        return Ok(Err(Box::new(json(StatusCode::OK, text))));
-                    };
-                    let told = jsonrpc::notification(method::INITIALIZED, None).into();
-                    pipe.tell(&told, None).await.map_err(|_| Ended)?;
-                    let shared = Rc::new(Shared { welcome: text.slice(at), pipe });
-                    *self.shared.borrow_mut() = Some(Rc::clone(&shared));
-                    return Ok(Ok(shared));
-                }
-            }
-        }
+        let text = response(&mut turn).await?;
+        let Some(Outcome::Result(at)) = outcome(&text) else {
+            pipe.end();
+            return Ok(Err(Box::new(json(text))));
+        };
+        let told = jsonrpc::notification(method::INITIALIZED, None).into();
+        pipe.tell(&told, None).await.map_err(|_| Ended)?;
+        let shared = Rc::new(Shared { welcome: text.slice(at), pipe });
+        *self.shared.borrow_mut() = Some(Rc::clone(&shared));
+        Ok(Ok(shared))
     }
 
     /// A request without a session.
@@ -150,10 +140,4 @@ fn of_this_era(mut answer: Response<Spoken>) -> Response<Spoken> {
         _ => {}
     }
     answer
-}
-
-fn json(status: StatusCode, body: Bytes) -> Response<Spoken> {
-    let mut response = plain(status, body);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
 }

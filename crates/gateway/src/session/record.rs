@@ -207,12 +207,12 @@ impl Session {
             record.expires = self.expires;
             match app.store.put_if(self.key, version, record.clone(), app.effects.now()).await {
                 Ok(Put::Stored(version)) => {
-                    // What was set up may have met another replica's change on its way.
-                    self.recall(app, &record);
                     let mut known = lock(&self.known);
                     // Answers of the store may overtake each other.
                     if known.version.is_none_or(|known| known <= version) {
                         *known = Known { heard: known.heard, ..Known::new(record, Some(version)) };
+                        // What was set up may have met another replica's change on its way.
+                        self.recall(app, &known.record);
                     }
                     return Updated::Stored;
                 }
@@ -223,6 +223,7 @@ impl Session {
                         let mut known = lock(&self.known);
                         known.record = record;
                         known.unstored = true;
+                        self.recall(app, &known.record);
                     }
                     return Updated::Unstored;
                 }
@@ -322,7 +323,7 @@ impl Session {
         }
     }
 
-    /// Lets a binding whose server keeps nothing know what the client has set up, perhaps at another replica.
+    /// Lets a binding whose server keeps nothing know what the client has set up, here or at another replica.
     fn recall(&self, app: &App, record: &Record) {
         if let Slot::Bound(bound) = &*lock(&self.slot)
             && let Some(modern) = &bound.address.modern

@@ -13,6 +13,7 @@ mod tools;
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
@@ -35,15 +36,18 @@ use super::{ACCEPT_BOTH, Address, JSON};
 use crate::app::{App, Core};
 use crate::deadlines::Pulse;
 use crate::initialize::InitializeParams;
+use crate::restore::MAX_STEP_BYTES;
 use crate::session::lock;
 use crate::{names, probe};
 
 const INVALID_PARAMS: i32 = -32602;
 const METHOD_NOT_FOUND: i32 = -32601;
-/// Resources that one session may be subscribed to: no more than are kept with it.
+/// Resources that one session may be subscribed to: the record has to have room for what else is restored after a loss.
 const MAX_URIS: usize = 200;
 /// Longest URI of one, in bytes.
 const MAX_URI: usize = 8 * 1024;
+/// How long a client waits for the server to know of its subscriptions.
+const FOLLOW: Duration = Duration::from_secs(3);
 /// The levels of RFC 5424, as both eras name them.
 const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 /// What a client sees of a server's log if it has not said: servers with a handshake send what they see fit, modern
@@ -54,7 +58,7 @@ const USUAL_LEVEL: &str = "info";
 type Mirrors = Arc<HashMap<String, Vec<Mirror>>>;
 
 /// What a modern server has to be told of a session's client, and what the client has set up, which with such a server
-/// is kept by whoever speaks to it.
+/// is kept by whoever speaks to it: as the session's record has it, from where it is taken over at every replica.
 #[derive(Debug)]
 pub struct Modern {
     info: Box<[u8]>,
@@ -64,6 +68,8 @@ pub struct Modern {
     level: Mutex<Option<String>>,
     /// The resources that it has subscribed to.
     uris: watch::Sender<BTreeSet<String>>,
+    /// Those that the server has acknowledged; None while no stream is open here.
+    acknowledged: watch::Sender<Option<BTreeSet<String>>>,
     /// None until they are needed, and when they may have changed. Sessions of one kind of client have them in common.
     mirrors: Arc<Mutex<Option<Mirrors>>>,
     /// Requests under way, by the raw JSON of their id.
@@ -83,7 +89,8 @@ impl Modern {
             can: params.capabilities(),
             offers,
             level: Mutex::new(None),
-            uris: watch::Sender::new(BTreeSet::new()),
+            uris: watch::Sender::default(),
+            acknowledged: watch::Sender::default(),
             mirrors: Arc::default(),
             calls: Mutex::default(),
         }
@@ -101,7 +108,7 @@ impl Modern {
         self.offers
     }
 
-    /// Takes over what the client has set up, as its record has it: perhaps at another replica.
+    /// Takes over what the client has set up, as its record has it.
     pub fn recall(&self, app: &App, key: RecordKey, record: &Record) {
         let mut uris = BTreeSet::new();
         for step in &record.restore {
@@ -127,37 +134,42 @@ impl Modern {
         then(&Client { info: &self.info, capabilities: &self.capabilities, log_level })
     }
 
+    /// Answers `logging/setLevel`. It holds when the record has it.
     fn set_level(&self, id: &str, params: &[u8]) -> Vec<u8> {
-        let level = text(params, "level").filter(|level| LEVELS.contains(&level.as_str()));
         if !self.offers.logging {
             return unknown(id);
         }
-        match level {
-            Some(level) => *lock(&self.level) = Some(level),
-            None => {
-                return jsonrpc::error(Some(id), INVALID_PARAMS, "Invalid params: no such log level", None);
-            }
+        match text(params, "level").filter(|level| LEVELS.contains(&level.as_str())) {
+            Some(_) => jsonrpc::result(id, b"{}"),
+            None => jsonrpc::error(Some(id), INVALID_PARAMS, "Invalid params: no such log level", None),
         }
-        jsonrpc::result(id, b"{}")
     }
 
+    /// Answers `resources/subscribe` and its counterpart. They hold when the record has them.
     fn subscribe(&self, id: &str, params: &[u8], on: bool) -> Vec<u8> {
         if !self.offers.subscribe {
             return unknown(id);
         }
-        let Some(uri) = text(params, "uri").filter(|uri| uri.len() <= MAX_URI) else {
-            let text = "Invalid params: uri is missing, or longer than 8 KiB";
+        let short = params.len() <= MAX_STEP_BYTES;
+        let Some(uri) = text(params, "uri").filter(|uri| short && uri.len() <= MAX_URI) else {
+            let text =
+                "Invalid params: uri is missing, or longer than 8 KiB, or what comes with it than 64 KiB";
             return jsonrpc::error(Some(id), INVALID_PARAMS, text, None);
         };
-        let mut full = false;
-        self.uris.send_if_modified(|uris| {
-            full = on && uris.len() >= MAX_URIS && !uris.contains(&uri);
-            !full && if on { uris.insert(uri) } else { uris.remove(&uri) }
-        });
-        match full {
+        let uris = self.uris.borrow();
+        match on && uris.len() >= MAX_URIS && !uris.contains(&uri) {
             true => jsonrpc::error(Some(id), INVALID_PARAMS, "Too many subscriptions; end some first", None),
             false => jsonrpc::result(id, b"{}"),
         }
+    }
+
+    /// Waits until the server knows of everything that the client has subscribed to, if a stream is open here; for a
+    /// short time.
+    pub async fn followed(&self) {
+        let mut acknowledged = self.acknowledged.subscribe();
+        let all = acknowledged
+            .wait_for(|known| known.as_ref().is_none_or(|known| self.uris.borrow().is_subset(known)));
+        let _ = tokio::time::timeout(FOLLOW, all).await;
     }
 
     /// Ends the request with this id, of which the client wants to hear no more.

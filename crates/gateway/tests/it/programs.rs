@@ -335,3 +335,27 @@ fn a_program_with_sessions_is_found_out_and_not_kept_for_the_question() {
     until("the process that was asked to end", || program.running() == 1);
     assert_eq!(program.session().count(), "1");
 }
+
+#[test]
+fn a_program_that_refuses_a_session_is_not_kept_for_it() {
+    let program = Program::run(MODERN, "", false);
+    // It has no sessions, and says so when it is asked for one.
+    for _ in 0..2 {
+        let session = program.session();
+        assert_eq!(session.post(call("1", "count")).status, 200);
+    }
+    until("only the one that serves everybody runs", || program.running() == 1);
+    assert_eq!(program.started().len(), 2);
+
+    let refusing = SERVER.replace("if method == \"initialize\":", "if method == \"never\":").replace(
+        "elif id is not None:\n        say({\"id\": id, \"result\": {}})",
+        "elif id is not None:\n        say({\"id\": id, \"error\": {\"code\": -32000, \"message\": \"no\"}})",
+    );
+    let program = Program::run(&refusing, "", false);
+    for _ in 0..5 {
+        let client = program.gateway.as_ref().unwrap().client();
+        let answer = client.post(crate::harness::initialize_body("2025-11-25", "{}"));
+        assert_eq!(answer.code(), -32000, "{}", answer.text());
+    }
+    until("none runs", || program.running() == 0);
+}

@@ -10,7 +10,7 @@ use crate::harness::{Gw, Redis, Session, Upstream, call, json, parse, request, r
 
 /// What the gateways of a test share.
 pub(crate) struct Shared {
-    redis: Redis,
+    pub(crate) redis: Redis,
     ring: TempDir,
 }
 
@@ -389,4 +389,21 @@ fn an_upstream_that_refuses_gives_the_lease_back() {
     let began = tokio::time::Instant::now();
     assert_eq!(at(&session, &other).count(), "1");
     assert!(began.elapsed() < std::time::Duration::from_secs(2), "nobody had to wait for a lease to lapse");
+}
+
+#[test]
+fn a_stream_can_be_opened_while_the_store_is_away() {
+    let (upstream, mut shared) = (Upstream::start(), Shared::new());
+    let gateway = shared.replica(&upstream);
+    let session = Session::open(&gateway.client());
+    assert_eq!(session.count(), "1");
+    shared.redis.kill9();
+    until("the loss of the store to be noticed", || !is_well(&gateway));
+    let mut stream = session.listen();
+    let inner = upstream.server().given().pop().unwrap();
+    upstream.wait_until("the stream is open", |server| server.has_stream(&inner));
+    let note = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
+    upstream.server().push(&inner, &format!("data: {note}\n\n"));
+    assert_eq!(stream.message().data, note);
+    shared.redis.start_again();
 }

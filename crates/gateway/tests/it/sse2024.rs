@@ -215,3 +215,30 @@ fn a_message_may_reach_any_replica() {
     upstream.wait_until("the session is ended", |server| server.deleted().contains(&inner));
     until("it is known elsewhere", || client.post(request("1", "ping", "{}")).status == 404);
 }
+
+#[test]
+fn a_store_that_goes_away_ends_no_session() {
+    let (upstream, mut shared) = (Upstream::start(), Shared::new());
+    let metrics = |config: &mut throughline_gateway::Config| {
+        config.metrics = Some("127.0.0.1:0".parse().unwrap());
+    };
+    let gateway = shared.replica_with(&upstream, metrics);
+    let mut old = Old::connect(&gateway.client(), "/sse").begin();
+    assert_eq!(old.count("1"), "1");
+    shared.redis.kill9();
+    let failed = || {
+        let told = gateway.watcher().at("/metrics").get().text();
+        told.lines().any(|line| {
+            line.starts_with("throughline_store_errors_total")
+                && (line.contains("\"append\"") || line.contains("\"read\""))
+                && !line.ends_with(" 0")
+        })
+    };
+    until("it to be noticed that the store is away", failed);
+    assert_eq!((old.count("2"), old.count("3")), ("2".into(), "3".into()));
+    shared.redis.start_again();
+    // What is sent elsewhere finds it again.
+    let other = shared.replica(&upstream);
+    let elsewhere = other.client().at(&old.endpoint);
+    until("it is known elsewhere", || elsewhere.post(request("9", "ping", "{}")).status == 202);
+}

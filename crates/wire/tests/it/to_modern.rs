@@ -195,14 +195,17 @@ fn a_handshake_is_answered_from_what_the_server_says_of_itself() {
 #[test]
 fn a_stream_is_asked_for_what_the_server_offers_and_loses_its_id() {
     let offers = Offers { tools: true, subscribe: true, ..Offers::default() };
-    let uris = ["a:\"b".to_owned()];
+    let uris = ["a:\"b".to_owned()].into();
     let asked = listen::request("1", offers, &uris, &CLIENT).unwrap();
     let asked: Value = serde_json::from_slice(&asked).unwrap();
     assert_eq!(
         asked["params"]["notifications"],
         json!({ "toolsListChanged": true, "resourceSubscriptions": uris })
     );
-    assert_eq!(listen::request("1", Offers { subscribe: true, ..Offers::default() }, &[], &CLIENT), None);
+    assert_eq!(
+        listen::request("1", Offers { subscribe: true, ..Offers::default() }, &[].into(), &CLIENT),
+        None
+    );
     let note = |method: &str, params: &str| {
         format!(r#"{{"jsonrpc":"2.0","method":"notifications/{method}","params":{params}}}"#)
     };

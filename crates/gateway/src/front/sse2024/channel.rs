@@ -122,14 +122,8 @@ pub(super) async fn open(
     key: RecordKey,
     endpoint: &str,
 ) -> Response<ReplyBody> {
-    // The client's first message may reach any replica. While the store is away, only those that come here are known.
-    let held = match inbox(key).hold(&core.app).await {
-        Ok(held) => held,
-        Err(error) => {
-            core.app.store_failed(StoreOperation::Append, &error);
-            None
-        }
-    };
+    // The client's first message may reach any replica.
+    let held = inbox(key).hold(&core.app).await;
     let (to, body) = mpsc::channel(QUEUE);
     let (line, said) = mpsc::channel(QUEUE);
     // There is room in a queue that is new.

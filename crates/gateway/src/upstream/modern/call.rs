@@ -29,6 +29,8 @@ use crate::upstream::{self, Address};
 
 /// How often a server may ask for something before it answers.
 const MAX_ROUNDS: u32 = 16;
+/// How much it may ask for at a time.
+const MAX_QUESTIONS: usize = 64;
 /// Pause before a call is sent again of which the server wanted just that; doubled up to the most.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -285,7 +287,7 @@ impl Call {
     /// Asks the client what the server needs, and sends the call again with the answers.
     async fn ask(&mut self, needed: Needed, to: &mpsc::Sender<Bytes>) -> Next {
         self.rounds += 1;
-        if self.rounds > MAX_ROUNDS {
+        if self.rounds > MAX_ROUNDS || needed.questions.len() > MAX_QUESTIONS {
             return self.fails(&Fault::TooManyRounds);
         }
         let beyond = needed.beyond(self.modern.can);

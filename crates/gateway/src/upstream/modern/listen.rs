@@ -1,5 +1,6 @@
 //! A session's standing stream: `subscriptions/listen`, opened anew when the client subscribes to something else.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,14 +30,20 @@ struct Listening {
     to: Address,
     modern: Arc<Modern>,
     headers: HeaderMap,
-    uris: watch::Receiver<std::collections::BTreeSet<String>>,
+    uris: watch::Receiver<BTreeSet<String>>,
+}
+
+/// A stream of the server's, or none while there is nothing to listen for.
+struct Reading {
+    body: Option<AnswerBody>,
+    decoder: SseDecoder,
+    /// The resources that it was asked for.
+    uris: BTreeSet<String>,
 }
 
 /// What came of opening the server's stream.
 enum Opened {
-    Stream(AnswerBody),
-    /// There is nothing to listen for, yet.
-    Silent,
+    Stream(Reading),
     Refused(Answer),
 }
 
@@ -52,9 +59,8 @@ pub(super) async fn open(
     }
     let uris = modern.uris.subscribe();
     let mut listening = Listening { core: Rc::clone(core), to, modern: Arc::clone(modern), headers, uris };
-    let body = match listening.open().await? {
-        Opened::Stream(body) => Some(body),
-        Opened::Silent => None,
+    let reading = match listening.open().await? {
+        Opened::Stream(reading) => reading,
         // The method is not known there.
         Opened::Refused(answer) if answer.status == StatusCode::NOT_FOUND => {
             upstream::drain(answer.body);
@@ -65,7 +71,7 @@ pub(super) async fn open(
     let (say, pieces) = mpsc::channel(QUEUE);
     let mut answer = empty(StatusCode::OK);
     answer.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    answer.body = AnswerBody::made(listening.run(body, say), pieces);
+    answer.body = AnswerBody::made(listening.run(reading, say), pieces);
     Ok(answer)
 }
 
@@ -78,68 +84,81 @@ fn none() -> Answer {
 
 impl Listening {
     async fn open(&mut self) -> Result<Opened, SendError> {
-        let uris: Vec<String> = self.uris.borrow_and_update().iter().cloned().collect();
+        let uris = self.uris.borrow_and_update().clone();
         let (id, offers) = (self.core.app.unique_id(), self.modern.offers());
         let request = self.modern.introduce(|client| listen::request(&id, offers, &uris, client));
-        let Some(body) = request else { return Ok(Opened::Silent) };
+        let decoder = SseDecoder::new(self.core.app.config.limits.event_bytes);
+        let Some(body) = request else {
+            self.modern.acknowledged.send_replace(Some(uris.clone()));
+            return Ok(Opened::Stream(Reading { body: None, decoder, uris }));
+        };
         let headers = headers(self.headers.clone(), method::LISTEN, None);
         let answer = send_plain(&self.core, &self.to, Method::POST, headers, body.into(), None).await?;
         match answer.status.is_success() && upstream::is_event_stream(&answer.headers) {
-            true => Ok(Opened::Stream(answer.body)),
+            true => Ok(Opened::Stream(Reading { body: Some(answer.body), decoder, uris })),
             false => Ok(Opened::Refused(answer)),
         }
     }
 
     /// Passes on what the server says, until it ends the stream or that breaks: whoever reads here opens another then.
-    async fn run(mut self, mut body: Option<AnswerBody>, say: mpsc::Sender<Bytes>) -> Result<(), BrokeOff> {
-        let limit = self.core.app.config.limits.event_bytes;
-        let mut decoder = SseDecoder::new(limit);
+    async fn run(mut self, mut reading: Reading, say: mpsc::Sender<Bytes>) -> Result<(), BrokeOff> {
+        let modern = Arc::clone(&self.modern);
         loop {
-            let frame = tokio::select! {
+            tokio::select! {
                 biased;
-                changed = self.uris.changed() => match changed {
-                    Ok(()) => None,
-                    Err(_) => return Ok(()),
-                },
-                frame = next(&mut body, &mut decoder) => Some(frame),
-            };
-            let Some(frame) = frame else {
-                tokio::time::sleep(GATHER).await;
-                // The one before goes when this one is there, so that nothing is missed in between.
-                body = match self.open().await {
-                    Ok(Opened::Stream(body)) => Some(body),
-                    Ok(Opened::Silent) => None,
-                    Ok(Opened::Refused(answer)) => return Err(BrokeOff(format!("status {}", answer.status))),
-                    Err(error) => return Err(BrokeOff(error.to_string())),
-                };
-                decoder = SseDecoder::new(limit);
-                continue;
-            };
-            let Some(frame) = frame.map_err(|error| BrokeOff(error.to_string()))? else { return Ok(()) };
-            let Some(data) = frame.data().filter(|_| frame.is_message()) else { continue };
-            let message = match listen::read(&data) {
-                Heard::Acknowledged | Heard::Drop => continue,
-                Heard::Ended => return Ok(()),
-                Heard::Pass(message) => message,
-                Heard::ToolsChanged(message) => {
-                    self.modern.forget_tools();
-                    message
-                }
-            };
-            if say.send(sse::event(&message, None)).await.is_err() {
-                return Ok(());
+                // Its sender is with what is held here.
+                _ = self.uris.changed() => {}
+                ended = reading.pass_on(&modern, &say) => return ended,
             }
+            let anew = async {
+                tokio::time::sleep(GATHER).await;
+                self.open().await
+            };
+            // The one before is read until this one is there, so that nothing is missed in between.
+            let opened = tokio::select! {
+                biased;
+                opened = anew => opened,
+                ended = reading.pass_on(&modern, &say) => return ended,
+            };
+            reading = match opened {
+                Ok(Opened::Stream(next)) => next,
+                Ok(Opened::Refused(answer)) => return Err(BrokeOff(format!("status {}", answer.status))),
+                Err(error) => return Err(BrokeOff(error.to_string())),
+            };
         }
     }
 }
 
-/// The next frame; never, where there is no stream.
-async fn next(
-    body: &mut Option<AnswerBody>,
-    decoder: &mut SseDecoder,
-) -> Result<Option<sse::Frame>, SendError> {
-    match body {
-        Some(body) => upstream::next_frame(body, decoder).await,
-        None => std::future::pending().await,
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.modern.acknowledged.send_replace(None);
+    }
+}
+
+impl Reading {
+    /// Passes on what it says until it ends. Left off in the middle, it can go on later.
+    async fn pass_on(&mut self, modern: &Modern, say: &mpsc::Sender<Bytes>) -> Result<(), BrokeOff> {
+        let Some(body) = &mut self.body else { return std::future::pending().await };
+        loop {
+            // First the room: what has been read is passed on, however this ends.
+            let Ok(room) = say.reserve().await else { return Ok(()) };
+            let frame = upstream::next_frame(body, &mut self.decoder).await;
+            let Some(frame) = frame.map_err(|error| BrokeOff(error.to_string()))? else { return Ok(()) };
+            let Some(data) = frame.data().filter(|_| frame.is_message()) else { continue };
+            let message = match listen::read(&data) {
+                Heard::Acknowledged => {
+                    modern.acknowledged.send_replace(Some(self.uris.clone()));
+                    continue;
+                }
+                Heard::Drop => continue,
+                Heard::Ended => return Ok(()),
+                Heard::Pass(message) => message,
+                Heard::ToolsChanged(message) => {
+                    modern.forget_tools();
+                    message
+                }
+            };
+            room.send(sse::event(&message, None));
+        }
     }
 }

@@ -121,3 +121,20 @@ fn an_upgrade_is_seen_however_the_new_server_refuses_the_old_request() {
         assert_eq!(session.post(call("1", "count")).tool_text(), "modern", "{message}");
     }
 }
+
+#[test]
+fn a_handshake_that_is_refused_for_what_one_client_says_in_it_is_not_refused_to_others() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    upstream.script(|request, _| match request.rpc().as_str() {
+        "server/discover" => Some(result(request, discovered())),
+        "initialize" if request.text().contains("\"strange\"") => {
+            Some(answer(400, rpc_error(&request.id(), -32602, "Invalid request parameters")))
+        }
+        _ => None,
+    });
+    let strange = gateway.client().post(initialize_body("2025-11-25", r#"{"roots":"strange"}"#));
+    assert_eq!(strange.status, 200, "{}", strange.text());
+    assert_eq!((session(&gateway).count(), session(&gateway).count()), ("1".to_owned(), "1".to_owned()));
+    assert_eq!(upstream.server().violations(), Vec::<String>::new());
+}

@@ -122,3 +122,109 @@ fn a_server_that_never_speaks_unasked_has_no_stream() {
     assert_eq!((subscribe.status, subscribe.code()), (200, -32601));
     assert_eq!(session.post(request("1", "logging/setLevel", r#"{"level":"info"}"#)).code(), -32601);
 }
+
+/// Acknowledges what was asked for, and says so to the test.
+fn acknowledge(events: &mut crate::harness::Events<'_>, request: &(String, Value)) {
+    let (id, filter) = request;
+    events.message(&format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"io.modelcontextprotocol/subscriptionId":{id}}},"notifications":{filter}}}}}"#
+    ));
+}
+
+#[test]
+fn what_changes_while_the_stream_is_opened_anew_is_not_missed() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let (change, open) = (Arc::new(Gate::default()), Arc::new(Gate::default()));
+    let gates = (Arc::clone(&change), Arc::clone(&open));
+    modern(&upstream, move |request| {
+        if request.rpc() != "subscriptions/listen" {
+            return text(request, "1");
+        }
+        let (asked, change) = ((request.id(), filter(request)), Arc::clone(&gates.0));
+        let first = asked.1["resourceSubscriptions"].is_null();
+        if !first {
+            gates.1.wait();
+        }
+        Answer::Stream(Box::new(move |events| {
+            acknowledge(events, &asked);
+            if first {
+                change.wait();
+                events.message(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#);
+            }
+            events.wait_for_close();
+        }))
+    });
+    let session = session(&gateway);
+    let mut stream = session.listen();
+    upstream.wait_for("subscriptions/listen", 1);
+    let subscribing =
+        session.client.begin("POST", request("1", "resources/subscribe", r#"{"uri":"file:///a"}"#));
+    upstream.wait_for("subscriptions/listen", 2);
+    change.open();
+    assert_eq!(stream.message().json()["method"], "notifications/tools/list_changed");
+    open.open();
+    assert_eq!(subscribing.answer().whole().json()["result"], json!({}));
+}
+
+#[test]
+fn a_subscription_is_answered_when_the_server_knows_of_it() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let known = Arc::new(std::sync::Mutex::new(Value::Null));
+    let knows = Arc::clone(&known);
+    modern(&upstream, move |request| {
+        if request.rpc() != "subscriptions/listen" {
+            return text(request, "1");
+        }
+        let (asked, knows) = ((request.id(), filter(request)), Arc::clone(&knows));
+        Answer::Stream(Box::new(move |events| {
+            knows.lock().unwrap().clone_from(&asked.1["resourceSubscriptions"]);
+            acknowledge(events, &asked);
+            events.wait_for_close();
+        }))
+    });
+    let session = session(&gateway);
+    let _stream = session.listen();
+    for n in 1..4 {
+        let params = format!(r#"{{"uri":"file:///{n}"}}"#);
+        assert_eq!(session.post(request("1", "resources/subscribe", &params)).json()["result"], json!({}));
+        let known = known.lock().unwrap().clone();
+        assert_eq!(known[n - 1], format!("file:///{n}"), "{known}");
+    }
+}
+
+#[test]
+fn subscriptions_at_several_replicas_at_a_time_are_all_kept() {
+    let (upstream, shared) = (Upstream::start(), crate::replicas::Shared::new());
+    let (one, other) = (shared.replica(&upstream), shared.replica(&upstream));
+    modern(&upstream, move |request| {
+        if request.rpc() != "subscriptions/listen" {
+            return text(request, "1");
+        }
+        let asked = (request.id(), filter(request));
+        Answer::Stream(Box::new(move |events| {
+            acknowledge(events, &asked);
+            events.wait_for_close();
+        }))
+    });
+    let here = crate::harness::Session::open_as(&one.client(), "2025-06-18", super::RICH);
+    let there = crate::replicas::at(&here, &other);
+    let _stream = here.listen();
+    assert_eq!(there.post(request("1", "ping", "{}")).status, 200);
+    for n in 1..=10 {
+        let subscribe = |session: &crate::harness::Session, name: &str| {
+            let params = format!(r#"{{"uri":"file:///{name}{n}"}}"#);
+            session.client.begin("POST", request("1", "resources/subscribe", &params))
+        };
+        for sent in
+            [subscribe(&here, "a"), subscribe(&there, "b"), subscribe(&here, "c"), subscribe(&there, "d")]
+        {
+            assert_eq!(sent.answer().whole().json()["result"], json!({}));
+        }
+        until("the server is asked for all", || {
+            let asked = upstream.of("subscriptions/listen").pop().unwrap();
+            filter(&asked)["resourceSubscriptions"].as_array().is_some_and(|uris| uris.len() == 4 * n)
+        });
+    }
+}

@@ -198,6 +198,21 @@ fn a_client_that_comes_back_finds_its_question_and_its_answer() {
 }
 
 #[test]
+fn a_server_that_asks_a_thousand_things_at_once_is_not_listened_to() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    modern(&upstream, |request| {
+        let questions: serde_json::Map<_, _> =
+            (0..1000).map(|n| (n.to_string(), json!({ "method": "roots/list" }))).collect();
+        needs(request, questions.into(), Value::Null)
+    });
+    let session = session(&gateway);
+    let answer = session.post(call("1", "ask"));
+    assert_eq!((answer.status, answer.code()), (200, -32014), "{}", answer.text());
+    assert!(!answer.text().contains("roots/list"), "nothing was asked");
+}
+
+#[test]
 fn a_round_whose_stream_breaks_is_made_again_without_asking_again() {
     let upstream = Upstream::start();
     let gateway = Gw::start(&upstream);

@@ -1,6 +1,8 @@
 //! `subscriptions/listen` (2026-07-28, Subscriptions), in the place of a stream that is opened by GET and of
 //! `resources/subscribe`.
 
+use std::collections::BTreeSet;
+
 use super::answer::only_reserved;
 use super::hello::Offers;
 use super::request::{Client, reserved};
@@ -13,7 +15,7 @@ use crate::splice::{edit_members, splice};
 /// The request: all list changes that the server offers, and these resources. None where there is nothing to listen for.
 /// `id` is raw JSON.
 #[must_use]
-pub fn request(id: &str, offers: Offers, uris: &[String], client: &Client<'_>) -> Option<Vec<u8>> {
+pub fn request(id: &str, offers: Offers, uris: &BTreeSet<String>, client: &Client<'_>) -> Option<Vec<u8>> {
     let lists = [
         (offers.tools, r#""toolsListChanged":true"#),
         (offers.prompts, r#""promptsListChanged":true"#),
