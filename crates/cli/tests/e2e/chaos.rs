@@ -105,7 +105,7 @@ fn run(engine: Engine, fate: Fate) -> Ledger {
     drop(tell);
     told.into_iter().for_each(|event| ledger.note(event));
     println!("{}", ledger.report(engine, seed, clients, started.elapsed(), fleet.kills()));
-    ledger.check(&fleet.journal());
+    ledger.check(engine, &fleet.journal());
     if fate == Fate::Killed {
         assert!(ledger.has_recovered(), "something was lost, and came back");
     }

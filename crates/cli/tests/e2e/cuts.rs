@@ -206,6 +206,7 @@ impl Session {
                 }
                 Ended::Unknown { .. } => report.unknown += 1,
                 Ended::Gone(status, text) => panic!("{name}: {status} {text}"),
+                Ended::Endless => panic!("{name}: a stream without an end"),
             }
         }
         report

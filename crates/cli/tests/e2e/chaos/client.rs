@@ -218,6 +218,7 @@ impl Client {
                 }
             }
             Ended::Unknown { connected } => Outcome::Broken { connected },
+            Ended::Endless => Outcome::Unanswered,
             Ended::Gone(status, text) => {
                 let message = serde_json::from_str(&text).unwrap_or_default();
                 refused(status, &message, &text)
