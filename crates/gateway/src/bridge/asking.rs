@@ -17,7 +17,7 @@ use throughline_wire::{jsonrpc, method};
 
 use super::conversation::{Conversation, is_incomplete};
 use super::front::Ending;
-use crate::app::first;
+use crate::app::{Core, first};
 use crate::classify::Held;
 use crate::error::{Fault, Modern};
 use crate::metrics::StoreOperation;
@@ -26,8 +26,8 @@ use crate::session::{Kind, millis};
 use crate::translate::Tagger;
 use crate::{call, recover};
 
-/// What became of an answer to a question.
-enum Claim {
+/// What became of a mark: an answer to a question, or who gives it.
+pub(super) enum Claim {
     /// It is the first; it is to be sent.
     Ours,
     /// It has been given before.
@@ -141,32 +141,10 @@ impl Conversation {
 
     /// Whether this is the first answer to a question, at whichever replica.
     async fn claim(&self, id: &str, response: &[u8]) -> Claim {
-        let app = &self.core.app;
-        let stream = first(&app.keys.digest("answer to", &[id.as_bytes()]));
+        let keys = &self.core.app.keys;
+        let stream = first(&keys.digest("answer to", &[id.as_bytes()]));
         let key = StreamKey { session: self.session.key, stream };
-        let digest = app.keys.digest("answer", &[&salient(Some(response))]);
-        let (now, limits) = (app.effects.now(), &app.config.streams);
-        let lasts = millis(app.config.timeouts.call).max(millis(limits.keep));
-        let keep = Keep {
-            until: Millis(now.0.saturating_add(lasts)),
-            events: 1,
-            bytes: limits.bytes as u64,
-            above: 0,
-            total: limits.total as u64,
-        };
-        let log = app.store.events();
-        match log.append(key, 0, vec![Bytes::copy_from_slice(&digest)], keep, now).await {
-            Ok(Appended::Conflict(_)) => match log.read(key, 0, digest.len(), now).await {
-                Ok(page) if page.events.iter().any(|event| event.payload[..] == digest) => Claim::Same,
-                _ => Claim::Other,
-            },
-            // Without the log the call goes on, as far as it can.
-            Ok(Appended::Stored(_) | Appended::Full) => Claim::Ours,
-            Err(error) => {
-                app.store_failed(StoreOperation::Append, &error);
-                Claim::Ours
-            }
-        }
+        claim(&self.core, key, keys.digest("answer", &[&salient(Some(response))])).await
     }
 
     /// Tells the server something in the client's name, whether or not that is there to the end.
@@ -210,5 +188,32 @@ impl Conversation {
         let said = self.arrived.route.initialize.last();
         let info = said.as_deref().and_then(server_info);
         Ending::Response(StatusCode::OK, input::input_required(&self.theirs, questions, &state, info))
+    }
+}
+
+/// Puts a mark where others may put theirs, at whichever replica.
+pub(super) async fn claim(core: &Core, key: StreamKey, mark: [u8; 32]) -> Claim {
+    let app = &core.app;
+    let (now, limits) = (app.effects.now(), &app.config.streams);
+    let lasts = millis(app.config.timeouts.call).max(millis(limits.keep));
+    let keep = Keep {
+        until: Millis(now.0.saturating_add(lasts)),
+        events: 1,
+        bytes: limits.bytes as u64,
+        above: 0,
+        total: limits.total as u64,
+    };
+    let log = app.store.events();
+    match log.append(key, 0, vec![Bytes::copy_from_slice(&mark)], keep, now).await {
+        Ok(Appended::Conflict(_)) => match log.read(key, 0, mark.len(), now).await {
+            Ok(page) if page.events.iter().any(|event| event.payload[..] == mark) => Claim::Same,
+            _ => Claim::Other,
+        },
+        // Without the log the call goes on, as far as it can.
+        Ok(Appended::Stored(_) | Appended::Full) => Claim::Ours,
+        Err(error) => {
+            app.store_failed(StoreOperation::Append, &error);
+            Claim::Ours
+        }
     }
 }

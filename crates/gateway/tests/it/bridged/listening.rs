@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use super::Modern;
 use crate::harness::{Gw, Incoming, Upstream, request};
 
-const CHANGED: &str = "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\"}\n\n";
+pub(super) const CHANGED: &str =
+    "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\"}\n\n";
 
-fn listen(client: &Modern, id: &str, filter: &str) -> Incoming {
+pub(super) fn listen(client: &Modern, id: &str, filter: &str) -> Incoming {
     let body = request(id, "subscriptions/listen", &client.params(&format!(r#""notifications":{filter}"#)));
     let stream = client.headers("subscriptions/listen", None).open("POST", body);
     assert_eq!(stream.status, 200);
@@ -15,7 +16,7 @@ fn listen(client: &Modern, id: &str, filter: &str) -> Incoming {
 }
 
 /// The first message of a stream: what was granted.
-fn granted(stream: &mut Incoming, id: &Value) -> Value {
+pub(super) fn granted(stream: &mut Incoming, id: &Value) -> Value {
     let first = stream.message().json();
     assert_eq!(first["method"], "notifications/subscriptions/acknowledged");
     assert_eq!(first["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], *id);
