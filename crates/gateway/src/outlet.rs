@@ -28,7 +28,7 @@ pub use follow::follow;
 pub use write::{Say, Writer};
 
 use crate::app::App;
-use crate::session::{Kind, Session, lock};
+use crate::session::{Session, lock};
 
 /// Events and bytes that wait in memory for the connection that follows; what is more, it reads from the log.
 const WAITING: usize = 64;
@@ -95,7 +95,7 @@ impl EventId {
 /// Whether the session's client can be given an event without data, to come back from. Older ones take it for a message.
 pub fn primes(session: &Session) -> bool {
     // The bridge itself comes back for what it reads.
-    matches!(session.kind, Kind::Bridged | Kind::Once)
+    session.kind.is_bridged()
         || session.version.is_some_and(|version| version >= ProtocolVersion::V2025_11_25)
 }
 

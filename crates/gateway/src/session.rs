@@ -60,6 +60,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether the bridge speaks in it, for clients that know nothing of it.
+    pub fn is_bridged(self) -> bool {
+        matches!(self, Kind::Bridged | Kind::Once)
+    }
+
     /// The word in logs and answers to the administrator.
     pub fn as_str(self) -> &'static str {
         match self {

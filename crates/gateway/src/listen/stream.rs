@@ -22,7 +22,7 @@ use crate::error::Fault;
 use crate::inbox::Held;
 use crate::outlet::{Followed, Say, Writer};
 use crate::recover;
-use crate::session::{InFlight, Kind, Session, lock};
+use crate::session::{InFlight, Session, lock};
 use crate::translate::{Outward, Tagger};
 use crate::upstream::AnswerBody;
 use crate::upstream::http::SendError;
@@ -279,8 +279,13 @@ impl Stream {
                 _ = stop.wait_for(|stop| *stop) => return,
                 Some(next) = self.others.recv() => {
                     self.enter(next);
+                    let is_bridged = self.session.kind.is_bridged();
                     if let Some(writer) = self.outlets.last_mut() {
-                        writer.announce().await;
+                        match is_bridged {
+                            // Another replica waits for it: it hears what comes from here on.
+                            true => writer.write(vec![(Say::Prime, false)]).await,
+                            false => writer.announce().await,
+                        }
                     }
                 }
                 () = changed => {}
@@ -311,19 +316,14 @@ impl Stream {
         left.min()
     }
 
-    /// Which streams get the next message.
+    /// Which streams get the next message: that of the client, or, of the bridge's, those of all replicas that serve
+    /// clients in the session.
     fn receivers(&self) -> Vec<usize> {
-        if !self.is_shared() {
+        if !self.session.kind.is_bridged() {
             return self.current().into_iter().collect();
         }
         let followed = |at: &usize| self.outlets[*at].outlet.followed() == Followed::Now;
         (0..self.outlets.len()).filter(followed).collect()
-    }
-
-    /// Whether the streams are those of replicas which each read the session's for the clients that they serve, and not
-    /// of one client.
-    fn is_shared(&self) -> bool {
-        matches!(self.session.kind, Kind::Bridged | Kind::Once)
     }
 
     /// Sends to the client, on whichever of its streams is to get it by then. False when there is nobody left.
@@ -365,7 +365,7 @@ impl Stream {
         let Ok(writer) = Writer::new(&self.core, outlet, self.bound.generation) else { return };
         let at = if takes_over { self.outlets.len() } else { 0 };
         self.outlets.insert(at, writer);
-        let most = if self.is_shared() { MAX_REPLICAS } else { MAX_IDLE + 1 };
+        let most = if self.session.kind.is_bridged() { MAX_REPLICAS } else { MAX_IDLE + 1 };
         if self.outlets.len() > most {
             self.outlets.remove(0);
         }
@@ -374,11 +374,12 @@ impl Stream {
     /// Lets the streams go that nobody follows and nobody will come back for, and takes in one that is just being
     /// handed over. True when none is left; then none will be handed over any more.
     fn is_left(&mut self) -> bool {
-        let (away, is_shared) = (self.core.app.config.streams.away, self.is_shared());
+        let away = self.core.app.config.streams.away;
+        let is_bridged = self.session.kind.is_bridged();
         self.outlets.retain(|writer| match writer.outlet.followed() {
             Followed::Now => true,
             // What replicas read they do not come back for.
-            Followed::Until(since) => !is_shared && since.elapsed() < away,
+            Followed::Until(since) => !is_bridged && since.elapsed() < away,
             Followed::Never => false,
         });
         if !self.outlets.is_empty() {

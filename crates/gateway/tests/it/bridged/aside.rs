@@ -69,6 +69,22 @@ fn any_replica_is_asked_and_answers() {
 }
 
 #[test]
+fn a_replica_that_a_client_comes_back_to_hears_the_next_question() {
+    let (upstream, shared) = (Upstream::start(), Shared::new());
+    let _asker = Asker::at(&upstream);
+    let first = shared.replica(&upstream);
+    let questions = ["a", "b", "c", "d"];
+    let tool = format!("aside.{}", questions.map(|key| format!("form={key}")).join("."));
+    let mut asked = Modern::new(&first).call(&tool);
+    for pair in questions.windows(2) {
+        assert_eq!(keys(&asked), [pair[0]], "{}", asked.text());
+        let other = shared.replica(&upstream);
+        asked = Modern::new(&other).answer(&tool, &state(&asked), &json!({ pair[0]: accept(pair[0]) }));
+    }
+    assert_eq!(keys(&asked), ["d"], "{}", asked.text());
+}
+
+#[test]
 fn what_nobody_can_be_asked_at_any_replica_is_refused_once() {
     let (upstream, shared) = (Upstream::start(), Shared::new());
     let replicas = [shared.replica(&upstream), shared.replica(&upstream)];
