@@ -235,7 +235,10 @@ fn name(key: StreamKey, number: u64) -> EventId {
 
 fn read(id: &str) -> Option<(StreamKey, u64)> {
     let (stream, number) = id.split_once('-')?;
-    if stream.len() != 48 || !stream.is_ascii() {
+    // What reads numbers takes signs as well.
+    let is_hex = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    if stream.len() != 48 || !stream.bytes().all(is_hex) || !number.bytes().all(|byte| byte.is_ascii_digit())
+    {
         return None;
     }
     let mut bytes = [0; 24];
@@ -266,7 +269,15 @@ mod tests {
     fn an_id_names_its_event() {
         let key = StreamKey { session: RecordKey([0xab; 16]), stream: [7; 8] };
         assert_eq!(read(&name(key, 12)), Some((key, 12)));
-        for other in ["", "0", "-1", "ab-1", &name(key, 1)[1..], &name(key, 1).replace('a', "+")] {
+        for other in [
+            "",
+            "0",
+            "-1",
+            "ab-1",
+            &name(key, 1)[1..],
+            &name(key, 1).replace('a', "+"),
+            &name(key, 1).replace("-1", "-+1"),
+        ] {
             assert_eq!(read(other), None, "{other}");
         }
     }

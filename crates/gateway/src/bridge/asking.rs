@@ -26,6 +26,9 @@ use crate::session::{Kind, millis};
 use crate::translate::Tagger;
 use crate::{call, recover};
 
+/// Questions that the server asks elsewhere than on the call's stream travel with the state; in bytes.
+const MAX_ASIDE: usize = 12 * 1024;
+
 /// What became of a mark: an answer to a question, or who gives it.
 pub(super) enum Claim {
     /// It is the first; it is to be sent.
@@ -49,7 +52,8 @@ impl Conversation {
             let outlet = self.core.app.outlets.of_request(self.session.key, &self.id)?;
             Some(EventId { opener: Opener::Call, key: outlet.key, number: 0 })
         });
-        if begins.is_none() {
+        let kept: usize = self.aside.iter().map(|aside| aside.params.as_ref().map_or(0, String::len)).sum();
+        if begins.is_none() || kept + data.len() > MAX_ASIDE {
             self.refuse(data);
             return Ok(());
         }
@@ -78,7 +82,7 @@ impl Conversation {
         params: Option<&Span>,
         begins: Option<EventId>,
     ) -> Result<(), Ending> {
-        if self.answered.contains(id) {
+        if self.has_been_answered(id) {
             return Ok(());
         }
         if method == method::PING {
@@ -104,7 +108,7 @@ impl Conversation {
     /// A question that the client can be asked: answered with what it has brought, or kept to be asked.
     pub(super) async fn decide(&mut self, question: Question, begins: Option<EventId>) -> Result<(), Ending> {
         let id = question.id.clone();
-        if self.answered.contains(&id) {
+        if self.has_been_answered(&id) {
             return Ok(());
         }
         let Some(response) = self.responses.get(&question.key).filter(|answer| question.fits(answer)) else {
@@ -120,8 +124,18 @@ impl Conversation {
                 return Err(Ending::Fault(Fault::Modern(Modern::Params(why))));
             }
         }
-        self.answered.insert(id);
+        // Only what stands behind the first open question will be read again.
+        if self.begins.is_some() {
+            self.answered.insert(id);
+        }
         Ok(())
+    }
+
+    fn has_been_answered(&mut self, id: &str) -> bool {
+        match self.begins {
+            Some(_) => self.answered.contains(id),
+            None => self.answered.remove(id),
+        }
     }
 
     /// Under the key that the client knows it by, or one that no other has.

@@ -71,7 +71,7 @@ pub(super) struct Conversation {
     /// What the client names the session's state by, where it does.
     pub(super) handle: Option<Handle>,
     pub(super) source: Source,
-    /// Ids of questions that have been answered.
+    /// Ids of questions that have been answered, and stand behind one that has not.
     pub(super) answered: BTreeSet<String>,
     /// Keys of questions that have been seen, by the questions' ids.
     pub(super) known: BTreeMap<String, String>,

@@ -21,16 +21,16 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use super::asking::{Claim, claim};
-use super::params;
 use super::reading::Reading;
+use super::{beside, params};
 use crate::app::{App, Core, first};
 use crate::classify::{Arrived, Held, reads_streams};
 use crate::error::Fault;
 use crate::initialize::{self, InitializeParams};
 use crate::listen;
-use crate::reply::{self, Asked, ReplyBody};
+use crate::reply::{self, ReplyBody};
 use crate::session::{self, InFlight, Kind, Session, lock};
-use crate::{call, recover, upstream};
+use crate::{call, recover};
 
 /// Messages that wait for a subscriber; one that takes none of them is let go.
 const QUEUE: usize = 64;
@@ -39,8 +39,6 @@ const OPENS: Duration = Duration::from_secs(1);
 /// How long a question that nobody can be asked here is left to other replicas, and how many are.
 const ELSEWHERE: Duration = Duration::from_secs(1);
 const MAX_ELSEWHERE: usize = 16;
-/// Longest answer to a subscription to a resource, in bytes.
-const MAX_ANSWER: usize = 64 * 1024;
 
 /// The hubs of sessions that have subscribers here.
 #[derive(Default)]
@@ -433,7 +431,14 @@ impl Place {
         };
         self.resources.push(uri.to_owned());
         if !is_first
-            || tell_server(&self.core, &self.arrived, self.in_use.session(), method::SUBSCRIBE, uri).await
+            || beside(
+                &self.core,
+                &self.arrived,
+                self.in_use.session(),
+                method::SUBSCRIBE,
+                &json!({ "uri": uri }),
+            )
+            .await
         {
             return true;
         }
@@ -469,35 +474,8 @@ impl Drop for Place {
         let session = Arc::clone(self.in_use.session());
         tokio::task::spawn_local(async move {
             for uri in unwanted {
-                tell_server(&core, &arrived, &session, method::UNSUBSCRIBE, &uri).await;
+                beside(&core, &arrived, &session, method::UNSUBSCRIBE, &json!({ "uri": uri })).await;
             }
         });
-    }
-}
-
-/// Subscribes to a resource, or not any more, as a client would: a recovery remembers it. False where nothing came of it.
-async fn tell_server(
-    core: &Rc<Core>,
-    arrived: &Arrived,
-    session: &Arc<Session>,
-    method: &str,
-    uri: &str,
-) -> bool {
-    let params = json!({ "uri": uri }).to_string();
-    let body = jsonrpc::request(&core.app.unique_id(), method, Some(params.as_bytes()));
-    let Ok(held) = Held::request(Bytes::from(body)) else { return false };
-    let beside = arrived.in_legacy(held).in_json();
-    let Some(held) = beside.held() else { return false };
-    let answer = async {
-        let answered = call::run(core, &beside, held, session).await?;
-        let answer = reply::relay(core, answered, &Asked::by(&beside, held)).await?;
-        reply::gathered(answer, MAX_ANSWER).await
-    };
-    match answer.await {
-        Ok((response, body)) => response.status().is_success() && upstream::is_result(&body),
-        Err(fault) => {
-            tracing::info!(%fault, method, "a subscription to a resource was not changed");
-            false
-        }
     }
 }

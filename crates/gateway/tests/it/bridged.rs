@@ -157,6 +157,8 @@ fn sessions_are_kept_by_what_a_client_declares_and_by_request_where_the_route_sa
         let gateway = Gw::start_file(&upstream, file);
         let client = Modern::new(&gateway);
         let before = upstream.server().given().len();
+        // Also where the log level is set first.
+        let client = client.meta(r#""io.modelcontextprotocol/logLevel":"info""#);
         for round in 1..=3 {
             assert_eq!(client.call("count").tool_text(), "1");
             upstream.wait_for("DELETE", round);
@@ -301,6 +303,14 @@ fn each_request_hears_its_own_progress_and_the_log_messages_that_it_asked_for() 
     assert_eq!(informed.call("count").tool_text(), "1");
     let session = upstream.server().given().pop().unwrap();
     assert_eq!(upstream.server().setup(&session), levels[1..], "and restored");
+    let refused = upstream.count("logging/setLevel");
+    upstream.script(|request, _| {
+        let refuse = request.rpc() == "logging/setLevel";
+        refuse.then(|| plain(200, rpc_error(&request.id(), -32603, "not now")))
+    });
+    let other = client.clone().declaring("{}").meta(r#""io.modelcontextprotocol/logLevel":"info""#);
+    assert_eq!(other.call("count").tool_text(), "1", "a request goes on without");
+    assert_eq!(upstream.count("logging/setLevel"), refused + 1);
     let answer = client.meta(r#""io.modelcontextprotocol/logLevel":"loud""#).call("work");
     assert_eq!((answer.status, answer.code()), (400, -32602));
 }
