@@ -1,12 +1,13 @@
 //! What a server asks on its session's stream: whose question it is, at one replica and at several.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::asker::Asker;
 use super::listening::{CHANGED, granted, listen};
+use super::waiting::{principals, two_principals};
 use super::{Modern, accept, keys, state};
 use crate::harness::{Gw, Upstream};
 use crate::replicas::Shared;
@@ -41,6 +42,24 @@ fn a_call_whose_client_cannot_be_asked_is_not_in_the_way() {
     upstream.server().push(&session, CHANGED);
     assert_eq!(subscriber.message().json()["method"], "notifications/tools/list_changed");
     assert_eq!(upstream.count("GET"), 1, "shared");
+}
+
+#[test]
+fn another_principals_call_is_neither_asked_nor_in_the_way() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start_file(&upstream, &two_principals(""));
+    let asker = Asker::at(&upstream);
+    let [alice, bob] = principals(&gateway);
+    thread::scope(|scope| {
+        let other = scope.spawn(|| alice.call("hold"));
+        upstream.wait_for("tools/call", 1);
+        let asked = bob.call("aside.form=a");
+        assert_eq!(keys(&asked), ["a"]);
+        let answer = bob.answer("aside.form=a", &state(&asked), &json!({ "a": accept("Bob") }));
+        assert_eq!(answer.tool_text(), accept("Bob").to_string());
+        assert_eq!(other.join().unwrap().json()["result"]["resultType"], "complete");
+    });
+    assert_eq!(asker.answers().len(), 1);
 }
 
 #[test]
@@ -132,7 +151,7 @@ fn a_server_that_leaves_its_stream_open_without_a_word_delays_one_call() {
     let gate = upstream.hold(|request| request.rpc() == "GET");
     let client = Modern::new(&gateway);
     client.call("count");
-    let began = Instant::now();
+    let began = tokio::time::Instant::now();
     for round in 2..=9 {
         assert_eq!(client.call("count").tool_text(), round.to_string());
     }
