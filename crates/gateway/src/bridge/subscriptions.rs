@@ -24,7 +24,7 @@ use throughline_wire::{jsonrpc, method, sse};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
-use super::asking::{Claim, claim};
+use super::kept::{Claim, claim};
 use super::reading::Reading;
 use super::{beside, params};
 use crate::app::{App, Core, first};

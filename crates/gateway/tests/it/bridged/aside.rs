@@ -177,3 +177,50 @@ fn a_stream_that_nobody_needs_any_more_is_let_go() {
     client.call("count");
     assert_eq!(upstream.count("GET"), 2, "and is opened for the next");
 }
+
+#[test]
+fn who_comes_again_is_asked_again_what_was_asked_meanwhile() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let asker = Asker::at(&upstream);
+    let client = Modern::new(&gateway);
+    let tool = "aside.form=a+form=b.form=c.form=d";
+    let asked = client.call(tool);
+    let answers = json!({ "a": accept("1"), "b": accept("2") });
+    let next = client.answer(tool, &state(&asked), &answers);
+    assert_eq!(keys(&next), ["c"], "{}", next.text());
+    // The response was lost.
+    let again = client.answer(tool, &state(&asked), &answers);
+    assert_eq!(keys(&again), ["c"], "{}", again.text());
+    let mut last = Vec::new();
+    for state in [state(&next), state(&again), state(&next)] {
+        last.push(client.answer(tool, &state, &json!({ "c": accept("3") })));
+        assert_eq!(keys(&last[last.len() - 1]), ["d"]);
+    }
+    let other = client.answer(tool, &state(&again), &json!({ "c": accept("another") }));
+    assert_eq!(other.code(), -32602);
+    let both = client.answer(tool, &state(&asked), &answers);
+    assert_eq!(keys(&both), ["c", "d"], "all that it has not answered there");
+    let answer = client.answer(tool, &state(&both), &json!({ "c": accept("3"), "d": accept("4") }));
+    let all = ["1", "2", "3", "4"].map(|name| accept(name).to_string()).join(";");
+    assert_eq!(answer.tool_text(), all);
+    assert_eq!(client.answer(tool, &state(&last[0]), &json!({ "d": accept("4") })).tool_text(), all);
+    assert_eq!((asker.answers().len(), upstream.count("tools/call")), (4, 1));
+}
+
+#[test]
+fn a_long_question_makes_no_long_state() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let _asker = Asker::at(&upstream);
+    let client = Modern::new(&gateway);
+    let tool = "aside.long=a";
+    let asked = client.call(tool);
+    assert_eq!(keys(&asked), ["a"], "{}", asked.text());
+    assert!(asked.text().len() > 100_000 && state(&asked).len() < 2000);
+    let sampled = json!({ "role": "assistant", "content": { "type": "text", "text": "x" }, "model": "m" });
+    assert_eq!(
+        client.answer(tool, &state(&asked), &json!({ "a": sampled })).tool_text(),
+        sampled.to_string()
+    );
+}

@@ -89,6 +89,7 @@ impl Asker {
 fn ask(id: &str, question: &str) -> String {
     let (kind, key) = question.split_once('=').unwrap_or((question, ""));
     let meta = if key.is_empty() { String::new() } else { format!(r#""_meta":{{"x/inputKey":"{key}"}},"#) };
+    let long = format!(r#""messages":[],"systemPrompt":"{}""#, "x".repeat(100_000));
     let (method, params) = match kind {
         "form" => {
             ("elicitation/create", r#""message":"?","requestedSchema":{"type":"object","properties":{}}"#)
@@ -98,6 +99,7 @@ fn ask(id: &str, question: &str) -> String {
             r#""mode":"url","elicitationId":"1","url":"https://a.example/","message":"?""#,
         ),
         "sampling" => ("sampling/createMessage", r#""messages":[],"maxTokens":1"#),
+        "long" => ("sampling/createMessage", long.as_str()),
         "roots" => ("roots/list", r#""x":1"#),
         other => (other, r#""x":1"#),
     };
