@@ -155,7 +155,7 @@ struct Found {
     /// no stream of the call's one is open.
     answered: BTreeSet<String>,
     known: BTreeMap<String, String>,
-    aside: u64,
+    aside: Option<u64>,
 }
 
 impl Found {
@@ -167,7 +167,7 @@ impl Found {
             source: Source::Call,
             answered: BTreeSet::new(),
             known: BTreeMap::new(),
-            aside: 0,
+            aside: None,
         }
     }
 }

@@ -36,7 +36,9 @@ impl Conversation {
         });
         let shelf = Shelf::of(&self.core, &self.session, &self.id);
         let number = match begins {
-            Some(_) => shelf.put(&self.core, self.shelved, self.position(), data).await,
+            Some(_) => {
+                shelf.put(&self.core, self.shelved.unwrap_or(0), self.position().unwrap_or(0), data).await
+            }
             None => None,
         };
         match number {
@@ -51,7 +53,13 @@ impl Conversation {
     /// What it asked there before, and the client has not answered: it stands in no stream that is read again.
     pub(super) async fn asked_before(&mut self, begins: EventId) -> Result<(), Ending> {
         let shelf = Shelf::of(&self.core, &self.session, &self.id);
-        for (number, data) in shelf.behind(&self.core, self.shelved).await.map_err(Ending::Fault)? {
+        let questions = match shelf.behind(&self.core, self.shelved.unwrap_or(0)).await {
+            Ok(questions) => questions,
+            // Without the log a call goes on that needs nothing of it.
+            Err(_) if self.shelved.is_none() => return Ok(()),
+            Err(fault) => return Err(Ending::Fault(fault)),
+        };
+        for (number, data) in questions {
             self.take_up(number, &data, Some(begins)).await?;
         }
         Ok(())
@@ -68,13 +76,13 @@ impl Conversation {
         if self.questions.len() > waiting {
             self.open_behind.get_or_insert(number.saturating_sub(1));
         }
-        self.shelved = number;
+        self.shelved = Some(number);
         Ok(())
     }
 
-    /// Behind which of the questions on the session's stream one is open.
-    fn position(&self) -> u64 {
-        self.open_behind.unwrap_or(self.shelved)
+    /// Behind which of the questions on the session's stream one may be open; None where there were none.
+    fn position(&self) -> Option<u64> {
+        self.open_behind.or(self.shelved)
     }
 
     /// Tells the server that nobody can be asked.

@@ -75,8 +75,8 @@ pub(super) struct Conversation {
     pub(super) answered: BTreeSet<String>,
     /// Keys of questions that have been seen, by the questions' ids.
     pub(super) known: BTreeMap<String, String>,
-    /// The last of the questions that the server asked elsewhere than on the call's stream.
-    pub(super) shelved: u64,
+    /// The last of the questions that the server asked elsewhere than on the call's stream, if it did.
+    pub(super) shelved: Option<u64>,
     /// The one before the first of them that is open.
     pub(super) open_behind: Option<u64>,
     /// What it asks there from now on.

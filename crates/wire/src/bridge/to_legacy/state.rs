@@ -41,9 +41,10 @@ pub struct State {
     /// Keys of the questions, and the ids to answer them by.
     #[serde(rename = "q")]
     pub questions: Vec<(String, String)>,
-    /// Behind which number those of them are kept that do not stand in the call's stream, since the server asked elsewhere.
-    #[serde(rename = "x", default)]
-    pub aside: u64,
+    /// Behind which number those of them are kept that do not stand in the call's stream, since the server asked
+    /// elsewhere; None where it did not.
+    #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
+    pub aside: Option<u64>,
     /// When it lapses, in milliseconds since 1970.
     #[serde(rename = "u")]
     pub until: u64,
@@ -75,7 +76,7 @@ mod tests {
             answered: Vec::new(),
         };
         let questions = vec![("k".to_owned(), "\"t\"".to_owned())];
-        let state = State { waits, questions, aside: 3, until: 10 };
+        let state = State { waits, questions, aside: Some(3), until: 10 };
         assert_eq!(State::read(&state.plain(), 9), Some(state.clone()));
         assert_eq!(State::read(&state.plain(), 10), None);
         assert_eq!(State::read(b"{}", 0), None);
