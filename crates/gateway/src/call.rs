@@ -274,7 +274,8 @@ pub async fn notify(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &A
         (Kind::Isolated, _) => None,
     };
     if let Some(body) = body {
-        deliver(core, arrived, session, &bound, body).await;
+        // It has been logged; nobody waits for what becomes of a notification.
+        let _ = deliver(core, arrived, session, &bound, body).await;
     }
     if session.kind != Kind::Keyed && &*held.method == method::CANCELLED {
         cancel(core, session, held);
@@ -292,32 +293,57 @@ fn cancel(core: &Rc<Core>, session: &Session, held: &Held) {
 }
 
 /// Passes a client's answer to a question of the server's on, if the question was asked in the present binding.
-pub async fn respond(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &Arc<Session>) {
+///
+/// # Errors
+/// Where it did not get there, or whether it fits cannot be told now: nothing that was acknowledged is lost.
+pub async fn respond(
+    core: &Rc<Core>,
+    arrived: &Arrived,
+    held: &Held,
+    session: &Arc<Session>,
+) -> Result<(), Fault> {
     session.touch(core.app.effects.now());
-    let can_be_asked = matches!(session.kind, Kind::Issued | Kind::Bridged | Kind::Once);
-    let Some(bound) = recover::current(session).filter(|_| can_be_asked) else { return };
-    let tagger = Tagger::new(&core.app, &bound);
-    match tagger.inward_response(held) {
-        Some(body) => deliver(core, arrived, session, &bound, body.into()).await,
-        None => tracing::info!(
-            session = core.app.log_id(&session.key.0),
-            "an answer to no question of the present upstream session was dropped"
-        ),
+    if !matches!(session.kind, Kind::Issued | Kind::Bridged | Kind::Once) {
+        return Ok(());
     }
+    let fitting = || {
+        let bound = recover::current(session)?;
+        let body = Tagger::new(&core.app, &bound).inward_response(held)?;
+        Some((bound, body))
+    };
+    let mut found = fitting();
+    if found.is_none() {
+        // The binding that it was asked in may be so new that this replica has not heard of it.
+        session.refresh(core).await.map_err(|_| Fault::StoreAway)?;
+        found = fitting();
+    }
+    let Some((bound, body)) = found else {
+        let session = core.app.log_id(&session.key.0);
+        tracing::info!(session, "an answer to no question of the present upstream session was dropped");
+        return Ok(());
+    };
+    deliver(core, arrived, session, &bound, body.into()).await.map_err(upstream::fault_of)
 }
 
-async fn deliver(core: &Rc<Core>, arrived: &Arrived, session: &Session, bound: &Bound, body: Bytes) {
+/// Sends what has no answer. What the upstream does not take is about something that it does not know any more.
+async fn deliver(
+    core: &Rc<Core>,
+    arrived: &Arrived,
+    session: &Session,
+    bound: &Bound,
+    body: Bytes,
+) -> Result<(), SendError> {
     let headers = headers(arrived, session.kind, &bound.address);
-    match send(core, &session.route, &bound.address, headers, body, None, None).await {
-        Ok(looked) => {
-            let status = looked.status.as_u16();
-            if !looked.status.is_success() {
-                tracing::info!(status, "the upstream did not take a notification or response");
-            }
-            upstream::discard(looked);
-        }
-        Err(error) => tracing::info!(%error, "a notification or response did not reach the upstream"),
+    let sent = send(core, &session.route, &bound.address, headers, body, None, None).await;
+    let looked = sent.inspect_err(|error| {
+        tracing::info!(%error, "a notification or response did not reach the upstream");
+    })?;
+    let status = looked.status.as_u16();
+    if !looked.status.is_success() {
+        tracing::info!(status, "the upstream did not take a notification or response");
     }
+    upstream::discard(looked);
+    Ok(())
 }
 
 /// `notifications/cancelled` under the id that the upstream knows the request by.

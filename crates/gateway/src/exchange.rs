@@ -93,7 +93,7 @@ async fn notification(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result
 
 async fn response(core: &Rc<Core>, arrived: &Arrived, held: &Held) -> Result<Response<ReplyBody>, Fault> {
     if let Holding::Session(session) = session::resolve(core, arrived).await? {
-        call::respond(core, arrived, held, &session).await;
+        call::respond(core, arrived, held, &session).await?;
     }
     Ok(reply::empty(&core.app, StatusCode::ACCEPTED))
 }

@@ -127,6 +127,7 @@ struct State {
     waiting_bytes: usize,
     /// Which connection follows.
     follower: Option<u64>,
+    /// Counted up with each that comes, here or at another replica.
     turns: u64,
     /// Whether the client has an id to come back with.
     known: bool,
@@ -200,6 +201,11 @@ impl Outlet {
         }
     }
 
+    /// Counts those who have come to follow it: the same as before, nobody has come since.
+    pub fn turns(&self) -> u64 {
+        lock(&self.state).turns
+    }
+
     /// Number of its last event.
     pub fn last(&self) -> u64 {
         lock(&self.state).last
@@ -225,6 +231,7 @@ impl Outlet {
     fn followed_elsewhere(&self, taken: u64) {
         {
             let mut state = lock(&self.state);
+            state.turns += u64::from(state.elsewhere.is_none());
             state.elsewhere = Some(Instant::now() + GONE);
             if taken >= state.last {
                 state.untaken = 0;
@@ -418,5 +425,30 @@ impl Outlets {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_to_follow_is_counted_here_and_elsewhere() {
+        let key = StreamKey { session: RecordKey([1; 16]), stream: [2; 8] };
+        let outlet = Outlet::new(key, Opener::Call, None, 3);
+        let first = outlet.enter(true);
+        let left = outlet.turns();
+        outlet.leave(first);
+        assert!(matches!(outlet.followed(), Followed::Until(_)));
+        assert_eq!(outlet.turns(), left, "nobody has come since");
+        let second = outlet.enter(true);
+        outlet.leave(second);
+        assert!(matches!(outlet.followed(), Followed::Until(_)));
+        assert_ne!(outlet.turns(), left);
+        let left = outlet.turns();
+        for taken in 1..=2 {
+            outlet.followed_elsewhere(taken);
+            assert_eq!(outlet.turns(), left + 1, "the same is still there");
+        }
     }
 }

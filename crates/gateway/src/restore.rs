@@ -33,7 +33,7 @@ pub struct Step {
 
 /// What this request changes in what a recovery has to restore, if it succeeds.
 pub fn step_of(core: &Core, session: &Session, held: &Held) -> Option<Step> {
-    if matches!(session.kind, Kind::Isolated | Kind::Once) {
+    if session.kind == Kind::Isolated {
         return None;
     }
     let named = |member: &str| {

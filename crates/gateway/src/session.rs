@@ -271,12 +271,12 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.session.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let was_last = self.session.in_flight.fetch_sub(1, Ordering::Relaxed) == 1;
         self.session.touch(self.core.app.effects.now());
         if let Some(ours) = &self.ours {
             lock(&self.session.calls).retain(|call| call.ours != *ours);
         }
-        if matches!(self.session.kind, Kind::Isolated | Kind::Once) {
+        if was_last && matches!(self.session.kind, Kind::Isolated | Kind::Once) {
             let (core, session) = (Rc::clone(&self.core), Arc::clone(&self.session));
             let credentials = std::mem::take(&mut self.credentials);
             tokio::task::spawn_local(async move {

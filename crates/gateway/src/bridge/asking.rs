@@ -14,6 +14,7 @@ use throughline_wire::bridge::to_legacy::request::salient;
 use throughline_wire::bridge::to_legacy::state::{State, Waits};
 use throughline_wire::envelope::{self, Envelope, Limits, Message, Span};
 use throughline_wire::{jsonrpc, method};
+use tokio::sync::oneshot;
 
 use super::conversation::{Conversation, is_incomplete};
 use super::front::Ending;
@@ -138,13 +139,9 @@ impl Conversation {
             self.questions.push(question);
             return Ok(());
         };
-        match self.claim(&id, response).await {
-            Claim::Ours => self.respond(jsonrpc::result(&id, response)),
-            Claim::Same => {}
-            Claim::Other => {
-                let why = "the question was answered before, with something else".to_owned();
-                return Err(Ending::Fault(Fault::Modern(Modern::Params(why))));
-            }
+        if let Claim::Other = self.answer(&id, response).await {
+            let why = "the question was answered before, with something else".to_owned();
+            return Err(Ending::Fault(Fault::Modern(Modern::Params(why))));
         }
         // Only what stands behind the first open question will be read again.
         if self.begins.is_some() {
@@ -175,12 +172,30 @@ impl Conversation {
         Tagger::new(&self.core.app, &bound).own_request(&envelope::string_value(id.as_bytes())?)
     }
 
-    /// Whether this is the first answer to a question, at whichever replica.
-    async fn claim(&self, id: &str, response: &[u8]) -> Claim {
-        let keys = &self.core.app.keys;
+    /// Gives the server the client's answer to a question, if it is the first. What is claimed is sent, whether or not the
+    /// client is there to the end: who comes again with the same answer does not send it again.
+    async fn answer(&self, id: &str, response: &[u8]) -> Claim {
+        let (core, arrived, session) =
+            (Rc::clone(&self.core), Rc::clone(&self.arrived), Arc::clone(&self.session));
+        let keys = &core.app.keys;
         let stream = first(&keys.digest("answer to", &[id.as_bytes()]));
-        let key = StreamKey { session: self.session.key, stream };
-        claim(&self.core, key, keys.digest("answer", &[&salient(Some(response))])).await
+        let key = StreamKey { session: session.key, stream };
+        let mark = keys.digest("answer", &[&salient(Some(response))]);
+        let body = jsonrpc::result(id, response);
+        let (tell, told) = oneshot::channel();
+        tokio::task::spawn_local(async move {
+            let claim = claim(&core, key, mark).await;
+            let is_ours = matches!(claim, Claim::Ours);
+            let _ = tell.send(claim);
+            if let Ok(held) = Held::response(body.into())
+                && is_ours
+                && let Err(fault) = call::respond(&core, &arrived, &held, &session).await
+            {
+                tracing::info!(%fault, "a client's answer did not reach the upstream");
+            }
+        });
+        // Without a word the core is ending, and the client's connection with it.
+        told.await.unwrap_or(Claim::Same)
     }
 
     /// Tells the server something in the client's name, whether or not that is there to the end.
@@ -188,7 +203,11 @@ impl Conversation {
         let (core, arrived, session) =
             (Rc::clone(&self.core), Rc::clone(&self.arrived), Arc::clone(&self.session));
         let Ok(held) = Held::response(Bytes::from(body)) else { return };
-        tokio::task::spawn_local(async move { call::respond(&core, &arrived, &held, &session).await });
+        tokio::task::spawn_local(async move {
+            if let Err(fault) = call::respond(&core, &arrived, &held, &session).await {
+                tracing::info!(%fault, "an answer did not reach the upstream");
+            }
+        });
     }
 
     /// Leaves the call waiting, and asks the client.

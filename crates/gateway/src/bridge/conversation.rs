@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use throughline_wire::bridge::to_legacy::answer;
 use throughline_wire::bridge::to_legacy::discover::server_info;
-use throughline_wire::bridge::to_legacy::input::{self, Question};
+use throughline_wire::bridge::to_legacy::input::{self, MAX_QUESTIONS, Question};
 use throughline_wire::bridge::to_legacy::notice::Hears;
 use throughline_wire::bridge::to_legacy::state::Waits;
 use throughline_wire::envelope::{Envelope, Limits, Message, Outcome, Span};
@@ -36,8 +36,6 @@ use crate::{call, listen};
 
 /// How long is read on after a question: servers ask several at once.
 const COALESCE: Duration = Duration::from_millis(50);
-/// Questions that a client is asked at a time; the next ones follow when these are answered.
-const MAX_QUESTIONS: usize = 16;
 /// How long a call that a client came back for goes on without it when its connection breaks: it may come once more.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long a server that asks elsewhere may leave the call itself without an answer that can be waited for.
@@ -209,7 +207,10 @@ impl Conversation {
             let asked = self.questions.len();
             tokio::select! {
                 next = events.next() => {
-                    let Some(frame) = next.map_err(Ending::Fault)? else { return Ok(None) };
+                    let Some(frame) = next.map_err(Ending::Fault)? else {
+                        // Another connection of the client's follows, or whoever wrote it is gone: what was asked stands.
+                        return if self.questions.is_empty() { Ok(None) } else { self.park().await.map(Some) };
+                    };
                     if let Some(ending) = self.take(&frame, events.status, to).await? {
                         return Ok(Some(ending));
                     }
@@ -245,13 +246,15 @@ impl Conversation {
         let Ok(envelope) = Envelope::parse(&data, &Limits::ANY_DEPTH) else { return Ok(None) };
         match envelope.message {
             Message::Response { id, outcome } if id.as_ref().is_none_or(|id| id.raw() == self.id) => {
-                let id = id.map(|id| id.span());
-                Ok(Some(self.finish(status, &data, id, outcome).await))
+                Ok(Some(self.finish(status, &data, &envelope.object, outcome).await))
             }
             Message::Response { .. } => Ok(None),
             Message::Notification { method, params, .. } => {
-                if let Some(message) = self.hears.outward(&data, &method, params.as_ref()) {
-                    let _ = to.send(Out::Notice(message)).await;
+                match self.hears.outward(&data, &method, params.as_ref()) {
+                    // An error only says that the client has gone.
+                    Some(message) => _ = to.send(Out::Notice(message)).await,
+                    // Some servers tell of changes on the stream of the call that made them.
+                    None => self.core.app.hubs.tell(self.session.key, &data),
                 }
                 Ok(None)
             }
@@ -265,12 +268,11 @@ impl Conversation {
 
     /// An answer that is no stream.
     async fn whole(&mut self, response: Response<()>, body: Bytes) -> Ending {
-        if let Ok(Message::Response { id, outcome }) =
-            Envelope::parse(&body, &Limits::ANY_DEPTH).map(|envelope| envelope.message)
+        if let Ok(Envelope { message: Message::Response { outcome, .. }, object, .. }) =
+            Envelope::parse(&body, &Limits::ANY_DEPTH)
         {
-            let id = id.map(|id| id.span());
             let headers = response.headers().clone();
-            return match self.finish(response.status(), &body, id, outcome).await {
+            return match self.finish(response.status(), &body, &object, outcome).await {
                 // What asks for credentials says so in its headers.
                 Ending::Response(status, body) if !status.is_success() => {
                     Ending::AsIs(as_is(status, headers, body.into()))
@@ -282,19 +284,10 @@ impl Conversation {
     }
 
     /// The server's response, for the client.
-    async fn finish(
-        &mut self,
-        status: StatusCode,
-        data: &[u8],
-        id: Option<Span>,
-        outcome: Outcome,
-    ) -> Ending {
+    async fn finish(&mut self, status: StatusCode, data: &[u8], object: &Span, outcome: Outcome) -> Ending {
         let held = self.arrived.held();
         let method = held.map_or("", |held| &*held.method);
-        let under = |at: Span, with: &[u8]| match id.clone() {
-            Some(id) => answer::respond(data, id, &self.theirs, at, with),
-            None => answer::respond(data, at.start..at.start, "", at, with),
-        };
+        let under = |at: Span, with: &[u8]| answer::respond(data, object, &self.theirs, at, with);
         match outcome {
             Outcome::Result(at) => {
                 let said = self.arrived.route.initialize.last();
@@ -333,10 +326,11 @@ impl Conversation {
             Source::Call => self.cancel(),
             Source::Waiting(event) => {
                 let Some(outlet) = self.core.app.outlets.get(event.key) else { return };
-                let cancel = self.cancelled();
+                let (cancel, turns) = (self.cancelled(), outlet.turns());
                 tokio::task::spawn_local(async move {
                     tokio::time::sleep(GRACE).await;
-                    if outlet.followed() != Followed::Now {
+                    // Who has come since may have been asked something else, and is to have the time to answer it.
+                    if outlet.followed() != Followed::Now && outlet.turns() == turns {
                         cancel.await;
                     }
                 });

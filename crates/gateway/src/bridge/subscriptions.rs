@@ -48,6 +48,19 @@ const MAX_ELSEWHERE: usize = 16;
 #[derive(Default)]
 pub struct Hubs(Mutex<HashMap<RecordKey, Arc<Hub>>>);
 
+impl Hubs {
+    /// Tells a session's subscribers of what the server said elsewhere than on its standing stream.
+    pub(super) fn tell(&self, session: RecordKey, data: &[u8]) {
+        let hub = lock(&self.0).get(&session).cloned();
+        hub.inspect(|hub| hub.tell(data));
+    }
+
+    /// Whether a subscriber here wants to hear of this resource.
+    fn want(&self, session: &RecordKey, uri: &str) -> bool {
+        lock(&self.0).get(session).is_some_and(|hub| lock(&hub.members).resources.contains_key(uri))
+    }
+}
+
 /// All subscribers of one session.
 struct Hub {
     members: Mutex<Members>,
@@ -331,8 +344,10 @@ async fn answer_if_first(
 }
 
 async fn respond(core: &Rc<Core>, arrived: &Rc<Arrived>, session: &Arc<Session>, answer: Vec<u8>) {
-    if let Ok(held) = Held::response(answer.into()) {
-        call::respond(core, arrived, &held, session).await;
+    if let Ok(held) = Held::response(answer.into())
+        && let Err(fault) = call::respond(core, arrived, &held, session).await
+    {
+        tracing::info!(%fault, "an answer did not reach the upstream");
     }
 }
 
@@ -471,14 +486,22 @@ impl Drop for Place {
         lock(&self.hub.members).subscribers.retain(|one| one.turn != self.turn);
         self.hub.changed.notify_waiters();
         let unwanted: Vec<_> = self.resources.iter().filter(|uri| self.hub.release(uri)).cloned().collect();
-        if unwanted.is_empty() {
+        // Of what others listen to at another replica nothing is known here: the server goes on telling of it then, for as
+        // long as it has the session.
+        if unwanted.is_empty() || self.core.app.store.is_shared() {
             return;
         }
         let (core, arrived) = (Rc::clone(&self.core), Rc::clone(&self.arrived));
         let session = Arc::clone(self.in_use.session());
         tokio::task::spawn_local(async move {
-            for uri in unwanted {
-                beside(&core, &arrived, &session, method::UNSUBSCRIBE, &json!({ "uri": uri })).await;
+            let wanted = |uri: &str| core.app.hubs.want(&session.key, uri);
+            for uri in unwanted.into_iter().filter(|uri| !wanted(uri)) {
+                let params = json!({ "uri": uri });
+                beside(&core, &arrived, &session, method::UNSUBSCRIBE, &params).await;
+                // Who wanted it meanwhile may have been heard first.
+                if wanted(&uri) {
+                    beside(&core, &arrived, &session, method::SUBSCRIBE, &params).await;
+                }
             }
         });
     }

@@ -25,7 +25,7 @@ use crate::error::{Fault, Modern};
 use crate::metrics::StoreOperation;
 use crate::recover;
 use crate::reply::{self, Asked, Detached, ReplyBody};
-use crate::session::{InFlight, Kind, Session};
+use crate::session::{InFlight, Session};
 use crate::translate::{Outward, Tagger};
 use crate::upstream::AnswerBody;
 use crate::upstream::{self};
@@ -250,7 +250,8 @@ impl Answer {
         let fault = match self.read(source).await {
             Ok(()) => return,
             Err(Stopped::Unwanted) => {
-                return tracing::warn!("too many calls go on without their client; one was dropped");
+                tracing::warn!("too many calls go on without their client; one was dropped");
+                return self.cancel("Too many calls wait for their clients").await;
             }
             Err(Stopped::Failed(fault)) => fault,
         };
@@ -318,13 +319,12 @@ impl Answer {
             self.left = None;
         } else if self.left.is_none() {
             let app = &self.core.app;
-            let left = match self.session.kind {
-                Kind::Bridged | Kind::Once => {
-                    let until = Instant::now() + app.config.timeouts.parked;
-                    let principal = self.session.record().principal;
-                    Parked::enter(app, principal).map(|_count| Left::Waiting { _count, until })
-                }
-                _ => Detached::enter(app).map(|_count| Left::Detached { _count }),
+            let left = if self.session.kind.is_bridged() {
+                let until = Instant::now() + app.config.timeouts.parked;
+                let principal = self.session.record().principal;
+                Parked::enter(app, principal).map(|_count| Left::Waiting { _count, until })
+            } else {
+                Detached::enter(app).map(|_count| Left::Detached { _count })
             };
             self.left = Some(left.ok_or(Stopped::Unwanted)?);
         }
@@ -338,20 +338,28 @@ impl Answer {
         }
     }
 
-    /// It has taken too long, or its client has: the server need not wait any more for what nobody will say.
+    /// It has taken too long, or its client has.
     async fn abandon(&mut self) -> Stopped {
         if Instant::now() >= self.until {
+            self.cancel("The request has taken too long").await;
             return Stopped::Failed(Fault::UpstreamTimeout);
         }
+        self.cancel("The client's input did not come in time").await;
+        Stopped::Failed(Fault::Modern(Modern::Abandoned))
+    }
+
+    /// Lets the server know that it need not wait any more for what nobody will say. A legacy client does that itself.
+    async fn cancel(&self, reason: &str) {
+        if !self.session.kind.is_bridged() {
+            return;
+        }
         let request = self.writer.outlet.request.as_deref().unwrap_or("null");
-        let params =
-            format!(r#"{{"requestId":{request},"reason":"The client's input did not come in time"}}"#);
+        let params = format!(r#"{{"requestId":{request},"reason":"{reason}"}}"#);
         let message = jsonrpc::notification(method::CANCELLED, Some(params.as_bytes()));
         let address = self.bound.address.on_behalf(&self.credentials);
         if let Err(error) = upstream::tell(&self.core, &address, message).await {
             tracing::info!(%error, "a call that was given up was not cancelled");
         }
-        Stopped::Failed(Fault::Modern(Modern::Abandoned))
     }
 
     /// What the client gets of a frame.

@@ -343,3 +343,35 @@ fn a_client_that_closes_its_stream_cancels_its_request() {
     upstream.wait_for("notifications/cancelled", 2);
     held.open();
 }
+
+#[test]
+fn the_log_level_of_one_request_holds_in_the_session_that_carries_it() {
+    let upstream = Upstream::start();
+    let file = "[upstream]\nurl = \"UPSTREAM\"\nanonymous = \"shared\"\nstate = \"request\"\n";
+    let gateway = Gw::start_file(&upstream, file);
+    let client = Modern::new(&gateway).meta(r#""io.modelcontextprotocol/logLevel":"info""#);
+    assert_eq!(client.call("count").tool_text(), "1");
+    upstream.wait_for("DELETE", 1);
+    assert_eq!((upstream.count("initialize"), upstream.count("logging/setLevel")), (1, 1));
+    let level = upstream.of("logging/setLevel")[0].session().map(str::to_owned);
+    assert_eq!(level.as_deref(), upstream.of("tools/call")[0].session());
+}
+
+#[test]
+fn an_error_that_names_no_request_is_the_answer_to_this_one() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let client = Modern::new(&gateway);
+    for id in ["", r#","id":null"#] {
+        let error = format!(r#"{{"jsonrpc":"2.0","error":{{"code":-32603,"message":"broken"}}{id}}}"#);
+        upstream.script(move |request, _| match request.tool().as_str() {
+            "work" => Some(plain(400, error.clone())),
+            "stream" => Some(sse(200, &error)),
+            _ => None,
+        });
+        for tool in ["work", "stream"] {
+            let answer = client.call(tool);
+            assert_eq!((answer.code(), &answer.json()["id"]), (-32603, &json!(7)), "{tool} {id}");
+        }
+    }
+}

@@ -30,6 +30,13 @@ impl Shared {
         self.replica_with(upstream, |_| {})
     }
 
+    /// One that has just stopped hearing what the others change, when this is called.
+    pub(crate) fn replica_that_goes_deaf(&self, upstream: &Upstream) -> (Gw, impl Fn()) {
+        let url = self.redis.url_of_user("deaf");
+        let gateway = self.replica_with(upstream, |config| config.store = url.parse().unwrap());
+        (gateway, || self.redis.silence("deaf"))
+    }
+
     pub(crate) fn replica_with(&self, upstream: &Upstream, change: impl FnOnce(&mut Config)) -> Gw {
         Gw::start_with(upstream, |config| {
             config.store = self.redis.url().parse().unwrap();

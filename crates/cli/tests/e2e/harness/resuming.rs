@@ -68,8 +68,9 @@ pub(crate) fn follow(
     mut place: impl FnMut() -> Mcp,
     mut take: impl FnMut(Value) -> ControlFlow<()>,
 ) -> Result<(), Ended> {
-    let mut stream = Stream { last: None, retry: RETRY };
-    let (mut next, mut attempts, started) = (Some(begun), 0, Instant::now());
+    let started = Instant::now();
+    let mut stream = Stream { last: None, retry: RETRY, started };
+    let (mut next, mut attempts) = (Some(begun), 0);
     let mut met = String::new();
     loop {
         if let Some((response, _connection)) = next.take()
@@ -104,6 +105,7 @@ pub(crate) fn follow(
 struct Stream {
     last: Option<String>,
     retry: Duration,
+    started: Instant,
 }
 
 impl Stream {
@@ -116,6 +118,8 @@ impl Stream {
     ) -> ControlFlow<()> {
         let (mut id, mut data) = (None, String::new());
         for line in body.split(b'\n').map_while(Result::ok) {
+            // Heartbeats come all the time.
+            assert!(self.started.elapsed() < LONGEST, "a stream without an end");
             let line = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(&line)).into_owned();
             let value = |name: &str| Some(line.strip_prefix(name)?.trim_start().to_owned());
             if line.is_empty() {

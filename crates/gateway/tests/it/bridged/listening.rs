@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::Modern;
-use crate::harness::{Gw, Incoming, Upstream, request};
+use crate::harness::{Answer, Gw, Incoming, Upstream, request, until};
+use crate::replicas::Shared;
 
 pub(super) const CHANGED: &str =
     "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\"}\n\n";
@@ -93,4 +94,65 @@ fn what_nobody_can_be_told_is_not_granted() {
         let answer = client.ask("subscriptions/listen", params);
         assert_eq!((answer.status, answer.code()), (400, -32602), "{params}");
     }
+}
+
+#[test]
+fn what_a_listener_at_another_replica_wants_stays_subscribed_to() {
+    let (upstream, shared) = (Upstream::start(), Shared::new());
+    let replicas = [shared.replica(&upstream), shared.replica(&upstream)];
+    let clients = replicas.each_ref().map(Modern::new);
+    let filter = r#"{"resourceSubscriptions":["a:b"]}"#;
+    let [one, _other] = clients.each_ref().map(|client| {
+        let mut stream = listen(client, "1", filter);
+        assert_eq!(granted(&mut stream, &json!(1)), serde_json::from_str::<Value>(filter).unwrap());
+        stream
+    });
+    drop(one);
+    until("its replica lets go of it", || {
+        let mut again = listen(&clients[0], "2", filter);
+        granted(&mut again, &json!(2));
+        upstream.count("resources/subscribe") > 2
+    });
+    assert_eq!(upstream.count("resources/unsubscribe"), 0, "the other replica's listener still wants it");
+}
+
+#[test]
+fn a_resource_that_is_wanted_again_meanwhile_stays_subscribed_to() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let client = Modern::new(&gateway);
+    let filter = r#"{"resourceSubscriptions":["a:b"]}"#;
+    let mut stream = listen(&client, "1", filter);
+    granted(&mut stream, &json!(1));
+    let held = upstream.hold(|request| request.rpc() == "resources/unsubscribe");
+    drop(stream);
+    upstream.wait_for("resources/unsubscribe", 1);
+    let mut again = listen(&client, "2", filter);
+    assert_eq!(granted(&mut again, &json!(2)), json!({ "resourceSubscriptions": ["a:b"] }));
+    held.open();
+    upstream.wait_for("resources/subscribe", 3);
+    let session = upstream.server().given()[0].clone();
+    upstream.wait_until("the last word", |server| {
+        server.setup(&session).last().is_some_and(|last| last.starts_with("resources/subscribe"))
+    });
+}
+
+#[test]
+fn a_change_that_is_told_on_a_calls_stream_is_heard_too() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    upstream.script(|request, _| {
+        let id = request.id();
+        (request.tool() == "work").then(|| {
+            Answer::Stream(Box::new(move |events| {
+                events.message(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#);
+                events.message(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[]}}}}"#));
+            }))
+        })
+    });
+    let client = Modern::new(&gateway);
+    let mut stream = listen(&client, "1", r#"{"toolsListChanged":true}"#);
+    granted(&mut stream, &json!(1));
+    assert_eq!(client.call("work").json()["result"]["resultType"], "complete");
+    assert_eq!(stream.message().json()["method"], "notifications/tools/list_changed");
 }

@@ -188,3 +188,37 @@ fn a_call_whose_gateway_died_meanwhile_may_have_executed() {
     assert_eq!(parse(answer.message())["error"]["data"]["mayHaveExecuted"], true);
     assert_eq!(upstream.count("tools/call"), 1);
 }
+
+#[test]
+fn a_state_does_not_grow_with_what_was_answered() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let _asker = Asker::at(&upstream);
+    let client = Modern::new(&gateway);
+    let tool = "ask.form=a.form=b.form=c.form=d.form=e.form=f.form=g.form=h";
+    let mut asked = client.call(tool);
+    let mut lengths = Vec::new();
+    for key in ["a", "b", "c", "d", "e", "f", "g"] {
+        asked = client.answer(tool, &state(&asked), &json!({ key: accept("1") }));
+        lengths.push(state(&asked).len());
+    }
+    assert!(lengths[6] <= lengths[0] + 16, "{lengths:?}");
+}
+
+#[test]
+fn who_comes_twice_at_once_is_asked_twice() {
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let _asker = Asker::at(&upstream);
+    let client = Modern::new(&gateway);
+    let asked = client.call("ask.form=a");
+    let more = format!(r#","requestState":"{}","inputResponses":{{}}"#, state(&asked));
+    let at_once = [(); 3].map(|()| {
+        client.headers("tools/call", Some("ask.form=a")).begin("POST", client.call_body("ask.form=a", &more))
+    });
+    for sent in at_once {
+        assert_eq!(keys(&sent.answer().whole()), ["a"]);
+    }
+    let answer = client.answer("ask.form=a", &state(&asked), &json!({ "a": accept("1") }));
+    assert_eq!(answer.tool_text(), accept("1").to_string());
+}

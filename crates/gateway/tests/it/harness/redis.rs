@@ -44,6 +44,16 @@ impl Redis {
         format!("redis://127.0.0.1:{}?timeout=2s", self.port)
     }
 
+    /// The same, as a user of its own, whom [`Redis::silence`] keeps from hearing signals.
+    pub(crate) fn url_of_user(&self, user: &str) -> String {
+        self.ask(&format!("ACL SETUSER {user} on nopass ~* &* +@all")).expect("a user");
+        format!("redis://{user}:x@127.0.0.1:{}?timeout=2s", self.port)
+    }
+
+    pub(crate) fn silence(&self, user: &str) {
+        self.ask(&format!("ACL SETUSER {user} resetchannels")).expect("a user");
+    }
+
     pub(crate) fn kill9(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

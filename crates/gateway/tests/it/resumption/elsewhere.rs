@@ -64,6 +64,32 @@ fn an_answer_to_a_question_may_reach_any_replica() {
 }
 
 #[test]
+fn an_answer_reaches_its_question_at_a_replica_that_has_not_heard_of_the_binding() {
+    let (upstream, shared) = (Upstream::start(), Shared::new());
+    let one = shared.replica(&upstream);
+    let (other, go_deaf) = shared.replica_that_goes_deaf(&upstream);
+    let session = newest(&one);
+    let count = |gateway: &Gw| at(&session, gateway).post(call("1", "count")).tool_text();
+    assert_eq!((count(&one), count(&other)), ("1".to_owned(), "2".to_owned()));
+    go_deaf();
+    upstream.server().lose_sessions();
+    assert_eq!(count(&one), "1");
+    let say = tap(&upstream);
+    let question = r#"{"jsonrpc":"2.0","id":0,"method":"elicitation/create","params":{"message":"sure?"}}"#;
+    say.send(event(question)).unwrap();
+    let mut stream = session.client.open("POST", call("7", "work"));
+    stream.event().unwrap();
+    let asked = stream.message().json();
+    let reply = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{"action":"accept"}}}}"#, asked["id"]);
+    assert_eq!(at(&session, &other).post(&reply).status, 202);
+    upstream.wait_for("response", 1);
+    assert_eq!(upstream.of("response")[0].json()["id"], 0);
+    say.send(event(&result("7"))).unwrap();
+    drop(say);
+    assert_eq!(stream.message().data, result("7"));
+}
+
+#[test]
 fn a_call_whose_replica_died_is_taken_over() {
     for (upstream_id, last) in [("", "error"), ("id: up\n", "result")] {
         let (upstream, shared) = (Upstream::start(), Shared::new());

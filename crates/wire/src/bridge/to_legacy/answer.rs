@@ -75,9 +75,11 @@ pub fn result(
     }
 }
 
-/// The response with its result, at `at`, replaced, under another id.
-pub fn respond(body: &[u8], id_at: Span, id: &str, at: Span, result: &[u8]) -> Vec<u8> {
-    splice(body, &mut [Edit::replace(id_at, id.as_bytes()), Edit::replace(at, result)])
+/// The response, an object at `object`, with its result or error, at `at`, replaced, under this id: also where it names
+/// none, since it is clear by where it came what it answers.
+pub fn respond(body: &[u8], object: &Span, id: &str, at: Span, result: &[u8]) -> Vec<u8> {
+    let under = set_member(body, object, "id", id.as_bytes()).ok();
+    splice(body, &mut under.into_iter().chain([Edit::replace(at, result)]).collect::<Vec<_>>())
 }
 
 /// The code of an error's raw JSON.

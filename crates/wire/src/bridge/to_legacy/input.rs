@@ -12,6 +12,9 @@ use crate::splice::{edit_members, splice};
 /// Longest key that is taken from a server, in bytes.
 const MAX_KEY: usize = 128;
 
+/// Questions that a client is asked at a time; the next ones follow when these are answered.
+pub const MAX_QUESTIONS: usize = 16;
+
 /// Something that has to be had from the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
@@ -49,20 +52,18 @@ impl Question {
             return None;
         }
         let wanted = error.pointer("/data/elicitations")?.as_array()?;
-        let questions: Vec<_> = wanted
-            .iter()
-            .enumerate()
-            .map(|(at, wanted)| {
-                let params = json!({ "mode": "url", "url": wanted["url"], "message": wanted["message"] });
-                let id = wanted["elicitationId"].as_str().filter(|id| !id.is_empty() && id.len() <= MAX_KEY);
-                Question {
-                    key: id.map_or_else(|| format!("{}-{at}", method::ELICIT), str::to_owned),
-                    id: String::new(),
-                    method: method::ELICIT.to_owned(),
-                    params: Some(params.to_string().into_bytes()),
-                }
-            })
-            .collect();
+        let mut questions: Vec<Question> = Vec::new();
+        for (at, wanted) in wanted.iter().take(MAX_QUESTIONS).enumerate() {
+            let params = json!({ "mode": "url", "url": wanted["url"], "message": wanted["message"] });
+            let id = wanted["elicitationId"].as_str().filter(|id| !id.is_empty() && id.len() <= MAX_KEY);
+            let key = id.map_or_else(|| format!("{}-{at}", method::ELICIT), str::to_owned);
+            questions.push(Question {
+                key: unique(&key, |key| questions.iter().any(|taken| taken.key == key)),
+                id: String::new(),
+                method: method::ELICIT.to_owned(),
+                params: Some(params.to_string().into_bytes()),
+            });
+        }
         (!questions.is_empty()).then_some(questions)
     }
 
@@ -269,6 +270,11 @@ mod tests {
         let params: Value = serde_json::from_slice(&question.params.unwrap()).unwrap();
         assert_eq!(params, json!({"mode":"url","url":"https://a.example/","message":"Log in"}));
         assert_eq!(Question::of_error(br#"{"code":-32042,"message":"m"}"#), None);
+        let many = vec![json!({ "elicitationId": "e", "url": "https://a.example/" }); 100];
+        let error = json!({ "code": -32042, "data": { "elicitations": many } }).to_string();
+        let questions = Question::of_error(error.as_bytes()).unwrap();
+        let keys: std::collections::BTreeSet<_> = questions.iter().map(|question| &question.key).collect();
+        assert_eq!((questions.len(), keys.len()), (MAX_QUESTIONS, MAX_QUESTIONS), "each can be answered");
         assert_eq!(Question::of_error(br#"{"code":-32041,"data":{"elicitations":[{}]}}"#), None);
     }
 }
