@@ -9,6 +9,7 @@ mod asking;
 mod conversation;
 mod front;
 mod handle;
+mod kept;
 mod level;
 pub mod parked;
 mod reading;
@@ -28,7 +29,7 @@ use throughline_wire::bridge::to_legacy::answer::Caching;
 use throughline_wire::bridge::to_legacy::discover;
 use throughline_wire::bridge::to_legacy::notice::Hears;
 use throughline_wire::bridge::to_legacy::request::{Asking, legacy_params};
-use throughline_wire::bridge::to_legacy::state::{Aside, State, Waits};
+use throughline_wire::bridge::to_legacy::state::{State, Waits};
 use throughline_wire::version::ProtocolVersion;
 use throughline_wire::{jsonrpc, method};
 
@@ -150,10 +151,11 @@ struct Found {
     /// The id of the call toward the server, raw JSON.
     id: String,
     source: Source,
-    /// Of the questions that were asked: which are answered, which have which key, and which stand in no stream.
+    /// Of the questions that were asked: which are answered, which have which key, and behind which of those that stand in
+    /// no stream of the call's one is open.
     answered: BTreeSet<String>,
     known: BTreeMap<String, String>,
-    aside: Vec<Aside>,
+    aside: Option<u64>,
 }
 
 impl Found {
@@ -165,7 +167,7 @@ impl Found {
             source: Source::Call,
             answered: BTreeSet::new(),
             known: BTreeMap::new(),
-            aside: Vec::new(),
+            aside: None,
         }
     }
 }
@@ -237,7 +239,8 @@ async fn converse(
         source,
         answered,
         known,
-        aside,
+        shelved: aside,
+        open_behind: None,
         ear: None,
         _in_use: in_use,
         questions: Vec::new(),

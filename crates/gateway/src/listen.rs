@@ -4,6 +4,8 @@
 //! new binding, the task opens it again and tells the client what may have changed meanwhile; the client's stream stays
 //! as it is. A client that opens a second stream gets the messages on that one from then on: the task is handed the new
 //! stream, the upstream notices nothing.
+//!
+//! The streams of a session that the bridge speaks in are those of replicas, not of a client: each gets all messages.
 
 mod lent;
 mod stream;

@@ -115,8 +115,8 @@ pub struct Session {
     in_flight: AtomicU32,
     /// Lets a call that waits for the first word of its answer go on without: the server has asked something elsewhere.
     pub hurry: Notify,
-    /// The upstream has no standing stream for it.
-    pub streamless: AtomicBool,
+    /// The last binding in which the upstream had no standing stream for it.
+    pub streamless: AtomicU32,
     /// Of one that lasts for a request: others have to find it while that waits for its client.
     kept: AtomicBool,
 }
@@ -174,7 +174,7 @@ impl Session {
             used: AtomicU64::new(app.effects.now().0),
             in_flight: AtomicU32::new(0),
             hurry: Notify::new(),
-            streamless: AtomicBool::new(false),
+            streamless: AtomicU32::new(0),
             kept: AtomicBool::new(false),
         }
     }

@@ -7,22 +7,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use throughline_store::{Appended, Keep, Millis, StreamKey};
+use throughline_store::StreamKey;
 use throughline_wire::bridge::to_legacy::answer;
 use throughline_wire::bridge::to_legacy::discover::server_info;
 use throughline_wire::bridge::to_legacy::input::{self, Question};
 use throughline_wire::bridge::to_legacy::request::salient;
-use throughline_wire::bridge::to_legacy::state::{Aside, State, Waits};
+use throughline_wire::bridge::to_legacy::state::{State, Waits};
 use throughline_wire::envelope::{self, Envelope, Limits, Message, Span};
 use throughline_wire::{jsonrpc, method};
 use tokio::sync::oneshot;
 
 use super::conversation::{Conversation, is_incomplete};
 use super::front::Ending;
+use super::kept::{Claim, Shelf, claim};
 use crate::app::{Core, first};
 use crate::classify::{Arrived, Held};
 use crate::error::{Fault, Modern};
-use crate::metrics::StoreOperation;
 use crate::outlet::{EventId, Opener};
 use crate::session::{Kind, Session, millis};
 use crate::translate::Tagger;
@@ -31,41 +31,64 @@ use crate::{call, recover};
 /// How often an answer is sent that did not get to the server, and after which pause at first.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(500);
-/// Questions that the server asks elsewhere than on the call's stream travel with the state; in bytes.
-const MAX_ASIDE: usize = 12 * 1024;
-
-/// What became of a mark: an answer to a question, or who gives it.
-pub(super) enum Claim {
-    /// It is the first; it is to be sent.
-    Ours,
-    /// It has been given before.
-    Same,
-    /// Another has.
-    Other,
-}
 
 impl Conversation {
     /// The server asks something on the session's stream.
     pub(super) async fn asked_aside(&mut self, data: &[u8]) -> Result<(), Ending> {
-        let Ok(Message::Request { id, method, params }) =
-            Envelope::parse(data, &Limits::ANY_DEPTH).map(|envelope| envelope.message)
-        else {
-            return Ok(());
-        };
         // Where the call's answer goes on from, once this is answered.
         let begins = self.seen.or_else(|| {
             let outlet = self.core.app.outlets.of_request(self.session.key, &self.id)?;
             Some(EventId { opener: Opener::Call, key: outlet.key, number: 0 })
         });
-        let kept: usize = self.aside.iter().map(|aside| aside.params.as_ref().map_or(0, String::len)).sum();
-        if begins.is_none() || kept + data.len() > MAX_ASIDE {
-            self.refuse(data);
-            return Ok(());
+        let shelf = Shelf::of(&self.core, &self.session, &self.id);
+        let number = match begins {
+            Some(_) => {
+                shelf.put(&self.core, self.shelved.unwrap_or(0), self.position().unwrap_or(0), data).await
+            }
+            None => None,
+        };
+        match number {
+            Some(number) => self.take_up(number, data, begins).await,
+            None => {
+                self.refuse(data);
+                Ok(())
+            }
         }
+    }
+
+    /// What it asked there before, and the client has not answered: it stands in no stream that is read again.
+    pub(super) async fn asked_before(&mut self, begins: EventId) -> Result<(), Ending> {
+        let shelf = Shelf::of(&self.core, &self.session, &self.id);
+        let questions = match shelf.behind(&self.core, self.shelved.unwrap_or(0)).await {
+            Ok(questions) => questions,
+            // Without the log a call goes on that needs nothing of it.
+            Err(_) if self.shelved.is_none() => return Ok(()),
+            Err(fault) => return Err(Ending::Fault(fault)),
+        };
+        for (number, data) in questions {
+            self.take_up(number, &data, Some(begins)).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_up(&mut self, number: u64, data: &[u8], begins: Option<EventId>) -> Result<(), Ending> {
+        let Ok(Message::Request { id, method, params }) =
+            Envelope::parse(data, &Limits::ANY_DEPTH).map(|envelope| envelope.message)
+        else {
+            return Ok(());
+        };
         let waiting = self.questions.len();
         self.asked(data, id.raw(), &method, params.as_ref(), begins).await?;
-        self.aside.extend(self.questions.get(waiting).map(Question::aside));
+        if self.questions.len() > waiting {
+            self.open_behind.get_or_insert(number.saturating_sub(1));
+        }
+        self.shelved = Some(number);
         Ok(())
+    }
+
+    /// Behind which of the questions on the session's stream one may be open; None where there were none.
+    fn position(&self) -> Option<u64> {
+        self.open_behind.or(self.shelved)
     }
 
     /// Tells the server that nobody can be asked.
@@ -111,7 +134,7 @@ impl Conversation {
     }
 
     /// A question that the client can be asked: answered with what it has brought, or kept to be asked.
-    pub(super) async fn decide(&mut self, question: Question, begins: Option<EventId>) -> Result<(), Ending> {
+    async fn decide(&mut self, question: Question, begins: Option<EventId>) -> Result<(), Ending> {
         let id = question.id.clone();
         if self.has_been_answered(&id) {
             return Ok(());
@@ -214,8 +237,7 @@ impl Conversation {
         let app = &self.core.app;
         let until = app.effects.now().0.saturating_add(millis(app.config.timeouts.parked));
         let asked = questions.iter().map(|question| (question.key.clone(), question.id.clone())).collect();
-        let is_open = |aside: &&Aside| questions.iter().any(|question| question.id == aside.id);
-        let aside = self.aside.iter().filter(is_open).cloned().collect();
+        let aside = self.position();
         let state = self.sealing.seal(&self.core, &State { waits, questions: asked, aside, until });
         let said = self.arrived.route.initialize.last();
         let info = said.as_deref().and_then(server_info);
@@ -229,32 +251,5 @@ async fn deliver(core: &Rc<Core>, arrived: &Arrived, held: &Held, session: &Arc<
         let Err(fault) = call::respond(core, arrived, held, session).await else { return };
         tracing::info!(%fault, attempt, "an answer did not reach the upstream");
         tokio::time::sleep(PAUSE * attempt).await;
-    }
-}
-
-/// Puts a mark where others may put theirs, at whichever replica.
-pub(super) async fn claim(core: &Core, key: StreamKey, mark: [u8; 32]) -> Claim {
-    let app = &core.app;
-    let (now, limits) = (app.effects.now(), &app.config.streams);
-    let lasts = millis(app.config.timeouts.call).max(millis(limits.keep));
-    let keep = Keep {
-        until: Millis(now.0.saturating_add(lasts)),
-        events: 1,
-        bytes: limits.bytes as u64,
-        above: 0,
-        total: limits.total as u64,
-    };
-    let log = app.store.events();
-    match log.append(key, 0, vec![Bytes::copy_from_slice(&mark)], keep, now).await {
-        Ok(Appended::Conflict(_)) => match log.read(key, 0, mark.len(), now).await {
-            Ok(page) if page.events.iter().any(|event| event.payload[..] == mark) => Claim::Same,
-            _ => Claim::Other,
-        },
-        // Without the log the call goes on, as far as it can.
-        Ok(Appended::Stored(_) | Appended::Full) => Claim::Ours,
-        Err(error) => {
-            app.store_failed(StoreOperation::Append, &error);
-            Claim::Ours
-        }
     }
 }

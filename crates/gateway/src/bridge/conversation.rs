@@ -13,7 +13,7 @@ use throughline_wire::bridge::to_legacy::answer;
 use throughline_wire::bridge::to_legacy::discover::server_info;
 use throughline_wire::bridge::to_legacy::input::{self, MAX_QUESTIONS, Question};
 use throughline_wire::bridge::to_legacy::notice::Hears;
-use throughline_wire::bridge::to_legacy::state::{Aside, Waits};
+use throughline_wire::bridge::to_legacy::state::Waits;
 use throughline_wire::envelope::{Envelope, Limits, Message, Outcome, Span};
 use throughline_wire::sse::Frame;
 use throughline_wire::{jsonrpc, method};
@@ -73,8 +73,10 @@ pub(super) struct Conversation {
     pub(super) answered: BTreeSet<String>,
     /// Keys of questions that have been seen, by the questions' ids.
     pub(super) known: BTreeMap<String, String>,
-    /// Questions that the server asked elsewhere than on the call's stream.
-    pub(super) aside: Vec<Aside>,
+    /// The last of the questions that the server asked elsewhere than on the call's stream, if it did.
+    pub(super) shelved: Option<u64>,
+    /// The one before the first of them that is open.
+    pub(super) open_behind: Option<u64>,
     /// What it asks there from now on.
     pub(super) ear: Option<Ear>,
     /// A session of the request's own lasts for as long as this.
@@ -110,10 +112,7 @@ impl Conversation {
             self.ear = subscriptions::hear(&self.core, &self.arrived, &self.session).await;
         }
         if let Source::Waiting(event) = source {
-            for aside in self.aside.clone() {
-                let key = self.known.get(&aside.id).cloned().unwrap_or_default();
-                self.decide(Question::taken_up(key, &aside), Some(event)).await?;
-            }
+            self.asked_before(event).await?;
         }
         for _ in 0..ATTEMPTS {
             let (answer, asked) = self.opened(source).await.map_err(Ending::Fault)?;

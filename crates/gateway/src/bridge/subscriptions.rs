@@ -1,8 +1,12 @@
 //! `subscriptions/listen` at a legacy server (2026-07-28, Subscriptions): all subscribers of a session share its one
 //! standing stream upstream, which the bridge reads as a legacy client would ([`listen`](crate::listen)). Resources are
 //! subscribed to while somebody wants to hear of them.
+//!
+//! Requests under way hear it too ([`hear`]): many servers ask there what they need for a call. At each replica a hub reads
+//! all of the stream; of those that get a question the first answers it, and one that can ask nobody leaves it to others
+//! for a moment.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -11,29 +15,34 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Response;
 use serde_json::json;
-use throughline_store::RecordKey;
+use throughline_store::{RecordKey, StreamKey};
 use throughline_wire::bridge::to_legacy::answer;
 use throughline_wire::bridge::to_legacy::request::Asking;
 use throughline_wire::bridge::to_legacy::subscription::{Filter, closure};
 use throughline_wire::envelope::{Envelope, Limits, Message};
 use throughline_wire::{jsonrpc, method, sse};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 
+use super::kept::{Claim, claim};
 use super::reading::Reading;
 use super::{beside, params};
-use crate::app::{App, Core};
-use crate::call;
+use crate::app::{App, Core, first};
 use crate::classify::{Arrived, Held, reads_streams};
 use crate::error::Fault;
 use crate::initialize::{self, InitializeParams};
 use crate::listen;
 use crate::reply::{self, ReplyBody};
 use crate::session::{self, InFlight, Kind, Session, lock};
+use crate::{call, recover};
 
 /// Messages that wait for a subscriber; one that takes none of them is let go.
 const QUEUE: usize = 64;
-/// How long a request waits for its session's stream.
+/// How long requests wait for their session's stream.
 const OPENS: Duration = Duration::from_secs(1);
+/// How long a question that nobody can be asked here is left to other replicas, and how many are.
+const ELSEWHERE: Duration = Duration::from_secs(1);
+const MAX_ELSEWHERE: usize = 16;
 
 /// The hubs of sessions that have subscribers here.
 #[derive(Default)]
@@ -57,6 +66,8 @@ struct Hub {
     members: Mutex<Members>,
     /// Whether the server has a standing stream; None while that is found out.
     opened: watch::Sender<Option<bool>>,
+    /// Since when that is.
+    since: Instant,
     /// Wakes the task that reads it: somebody has joined or left.
     changed: Notify,
 }
@@ -176,19 +187,20 @@ async fn pass(core: &Rc<Core>, id: &str, messages: &mut mpsc::Receiver<Bytes>, t
 /// Lets a request hear what its server asks elsewhere than in the course of it: many ask on the session's stream. None
 /// where there is no such stream, or where opening one would cost as much as the request.
 pub(super) async fn hear(core: &Rc<Core>, arrived: &Rc<Arrived>, session: &Arc<Session>) -> Option<Ear> {
-    if session.kind == Kind::Once || session.streamless.load(Ordering::Relaxed) {
+    let is_streamless = recover::current(session)
+        .is_some_and(|bound| bound.generation == session.streamless.load(Ordering::Relaxed));
+    if session.kind == Kind::Once || is_streamless {
         return None;
     }
     let (to, questions) = mpsc::channel(QUEUE);
     let (hub, turn) = join(core, arrived, session, |members, turn| {
         members.conversations.push((turn, to.clone()));
     });
-    let mut opened = hub.opened.subscribe();
+    let (mut opened, until) = (hub.opened.subscribe(), hub.since + OPENS);
     let ear = Ear { hub, turn, questions };
-    // What is asked before it is open reaches nobody.
-    let opened = tokio::time::timeout(OPENS, opened.wait_for(Option::is_some)).await;
+    // What is asked before it is open reaches nobody. Some servers say nothing until they ask: one request waits for that.
+    let opened = tokio::time::timeout_at(until, opened.wait_for(Option::is_some)).await;
     let is_refused = matches!(opened, Ok(Ok(opened)) if *opened == Some(false));
-    session.streamless.store(is_refused, Ordering::Relaxed);
     (!is_refused).then_some(ear)
 }
 
@@ -208,6 +220,7 @@ fn join(
                     let hub = Arc::new(Hub {
                         members: Mutex::default(),
                         opened: watch::Sender::new(None),
+                        since: Instant::now(),
                         changed: Notify::new(),
                     });
                     hubs.insert(session.key, Arc::clone(&hub));
@@ -251,45 +264,96 @@ fn leave(app: &App, key: RecordKey, hub: &Arc<Hub>) {
 async fn read(core: Rc<Core>, arrived: Rc<Arrived>, session: Arc<Session>, hub: Arc<Hub>) {
     let _end = End { app: Arc::clone(&core.app), key: session.key, hub: Arc::clone(&hub) };
     let linger = if session.kind == Kind::Once { Duration::ZERO } else { core.app.config.streams.away };
-    let answer = match listen::attend(&core, &arrived, Arc::clone(&session)).await {
+    let left_alone = hub.left_alone(linger);
+    tokio::pin!(left_alone);
+    let answer = tokio::select! {
+        answer = listen::attend(&core, &arrived, Arc::clone(&session)) => answer,
+        () = &mut left_alone => return,
+    };
+    let answer = match answer {
         Ok(answer) => answer,
         Err(fault) => {
             tracing::debug!(%fault, "the upstream gave no stream for subscribers");
+            if let (Fault::Method(_), Some(bound)) = (&fault, recover::current(&session)) {
+                session.streamless.store(bound.generation, Ordering::Relaxed);
+            }
             hub.opened.send_replace(Some(false));
             return hub.left_alone(Duration::ZERO).await;
         }
     };
     let Ok(Reading::Events(mut events)) = Reading::of(&core, answer).await else { return };
     hub.opened.send_replace(Some(true));
+    // Ids of questions that nobody can be asked here, and until when another replica may take them.
+    let mut others: VecDeque<(String, Instant)> = VecDeque::new();
     loop {
+        let until = others.front().map(|(_, until)| *until);
         let frame = tokio::select! {
-            () = hub.left_alone(linger) => return,
+            () = &mut left_alone => return,
             frame = events.next() => frame,
+            () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
+                if let Some((id, _)) = others.pop_front() {
+                    answer_if_first(&core, &arrived, &session, &id, cannot_ask(&id)).await;
+                }
+                continue;
+            }
         };
         let Ok(Some(frame)) = frame else { return };
         let Some(data) = frame.data().filter(|data| frame.is_message() && !data.is_empty()) else { continue };
         match Envelope::parse(&data, &Limits::ANY_DEPTH).map(|envelope| envelope.message) {
             Ok(Message::Request { id, method, .. }) => {
-                if method != method::PING && hub.ask(&data) {
-                    continue;
-                }
-                let body = match method.as_ref() {
-                    method::PING => jsonrpc::result(id.raw(), b"{}"),
-                    _ => {
-                        let text = "The client can be asked only in the course of one of its requests";
-                        jsonrpc::error(Some(id.raw()), answer::METHOD_NOT_FOUND as i32, text, None)
+                let id = id.raw();
+                if method == method::PING {
+                    answer_if_first(&core, &arrived, &session, id, jsonrpc::result(id, b"{}")).await;
+                } else if hub.has_conversations() {
+                    if is_first(&core, &session, id).await && !hub.ask(&data) {
+                        respond(&core, &arrived, &session, cannot_ask(id)).await;
                     }
-                };
-                if let Ok(held) = Held::response(body.into())
-                    && let Err(fault) = call::respond(&core, &arrived, &held, &session).await
-                {
-                    tracing::info!(%fault, "a refusal did not reach the upstream");
+                } else if core.app.store.is_shared() && others.len() < MAX_ELSEWHERE {
+                    others.push_back((id.to_owned(), Instant::now() + ELSEWHERE));
+                } else {
+                    answer_if_first(&core, &arrived, &session, id, cannot_ask(id)).await;
                 }
             }
             Ok(Message::Notification { .. }) => hub.tell(&data),
             _ => {}
         }
     }
+}
+
+/// Whether this replica is the first to take a question: all that read the session's stream get it.
+async fn is_first(core: &Core, session: &Session, id: &str) -> bool {
+    let app = &core.app;
+    if !app.store.is_shared() {
+        return true;
+    }
+    let stream = first(&app.keys.digest("question", &[id.as_bytes()]));
+    let key = StreamKey { session: session.key, stream };
+    matches!(claim(core, key, app.effects.bytes()).await, Claim::Ours)
+}
+
+async fn answer_if_first(
+    core: &Rc<Core>,
+    arrived: &Rc<Arrived>,
+    session: &Arc<Session>,
+    id: &str,
+    answer: Vec<u8>,
+) {
+    if is_first(core, session, id).await {
+        respond(core, arrived, session, answer).await;
+    }
+}
+
+async fn respond(core: &Rc<Core>, arrived: &Rc<Arrived>, session: &Arc<Session>, answer: Vec<u8>) {
+    if let Ok(held) = Held::response(answer.into())
+        && let Err(fault) = call::respond(core, arrived, &held, session).await
+    {
+        tracing::info!(%fault, "an answer did not reach the upstream");
+    }
+}
+
+fn cannot_ask(id: &str) -> Vec<u8> {
+    let text = "The client can be asked only in the course of one of its requests, if it is clear of which";
+    jsonrpc::error(Some(id), answer::METHOD_NOT_FOUND as i32, text, None)
 }
 
 /// The end of the task that reads, however it comes.
@@ -336,12 +400,17 @@ impl Hub {
         });
     }
 
-    /// Gives a question to the latest request whose client can be asked: which it is about is not said. False where there
-    /// is none.
+    fn has_conversations(&self) -> bool {
+        !lock(&self.members).conversations.is_empty()
+    }
+
+    /// Gives a question to the request whose client can be asked. False where there is none, or several: which it is about
+    /// is not said, and nobody shall be asked for what is another's.
     fn ask(&self, data: &[u8]) -> bool {
-        let members = lock(&self.members);
-        let data = Bytes::copy_from_slice(data);
-        members.conversations.last().is_some_and(|(_, to)| to.try_send(data).is_ok())
+        match &lock(&self.members).conversations[..] {
+            [(_, to)] => to.try_send(Bytes::copy_from_slice(data)).is_ok(),
+            _ => false,
+        }
     }
 
     /// Ready when nobody has been here for so long; then nobody joins any more.

@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Response;
 use throughline_store::{StoreError, StreamKey};
@@ -16,6 +17,9 @@ use crate::metrics::StoreOperation;
 use crate::outlet::{EventId, Opener, Outlet, Writer, primes, watch};
 use crate::reply::{self, ReplyBody};
 use crate::session::Session;
+
+/// How long the bridge waits until its stream is written to.
+const TAKEN: Duration = Duration::from_secs(3);
 
 /// Where streams are handed over to whoever reads the upstream's.
 fn inbox(session: &Session) -> Inbox {
@@ -59,6 +63,10 @@ pub(super) async fn lend(
     let told = [&[u8::from(client.takes_over)], &key.stream[..], &last.to_be_bytes()].concat();
     if !inbox(session).write(&core.app, &told).await.map_err(away(core))? {
         return Err(Fault::StoreAway);
+    }
+    if session.kind.is_bridged() {
+        let mut tail = core.app.store.events().tail(key, last);
+        let _ = tokio::time::timeout(TAKEN, tail.next(1, core.app.effects.now)).await;
     }
     let id = EventId { opener: Opener::Listen, key, number: after };
     Ok(reply::channel(&core.app, watch(core, id, primes(session))))

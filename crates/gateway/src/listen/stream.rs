@@ -30,6 +30,8 @@ use crate::upstream::{self, Looked, Refusal};
 
 /// Streams of one client that are kept open beside the one that gets the messages; the oldest goes first.
 const MAX_IDLE: usize = 4;
+/// The same where a stream is no client's but a replica's, and each gets all messages.
+const MAX_REPLICAS: usize = 64;
 /// How long a stream that an earlier process or request left behind may stand in the way (SDKs answer 409).
 const CONFLICT: Duration = Duration::from_secs(2);
 /// Pauses before a broken stream is opened again.
@@ -277,8 +279,13 @@ impl Stream {
                 _ = stop.wait_for(|stop| *stop) => return,
                 Some(next) = self.others.recv() => {
                     self.enter(next);
+                    let is_bridged = self.session.kind.is_bridged();
                     if let Some(writer) = self.outlets.last_mut() {
-                        writer.announce().await;
+                        match is_bridged {
+                            // Another replica waits for it: it hears what comes from here on.
+                            true => writer.write(vec![(Say::Prime, false)]).await,
+                            false => writer.announce().await,
+                        }
                     }
                 }
                 () = changed => {}
@@ -309,26 +316,39 @@ impl Stream {
         left.min()
     }
 
+    /// Which streams get the next message: that of the client, or, of the bridge's, those of all replicas that serve
+    /// clients in the session.
+    fn receivers(&self) -> Vec<usize> {
+        if !self.session.kind.is_bridged() {
+            return self.current().into_iter().collect();
+        }
+        let followed = |at: &usize| self.outlets[*at].outlet.followed() == Followed::Now;
+        (0..self.outlets.len()).filter(followed).collect()
+    }
+
     /// Sends to the client, on whichever of its streams is to get it by then. False when there is nobody left.
     async fn deliver(&mut self, events: Vec<(Say, bool)>, stop: &mut watch::Receiver<bool>) -> bool {
         loop {
             if self.is_left() {
                 return false;
             }
-            let Some(current) = self.current() else { return false };
-            let outlet = Arc::clone(&self.outlets[current].outlet);
-            let changed = outlet.changed();
-            let writer = &mut self.outlets[current];
+            let receivers = self.receivers();
+            let outlets: Vec<_> = receivers.iter().map(|at| Arc::clone(&self.outlets[*at].outlet)).collect();
+            let changes: Vec<_> = outlets.iter().map(|outlet| outlet.changed()).collect();
             if let Ok(next) = self.others.try_recv() {
                 self.enter(next);
                 continue;
             }
-            if writer.has_room() {
-                writer.generation = self.bound.generation;
-                writer.upstream_id = self.last_event_id.clone().unwrap_or_default();
-                writer.write(events).await;
+            let full = receivers.iter().position(|at| !self.outlets[*at].has_room());
+            let Some(changed) = full.and_then(|at| changes.into_iter().nth(at)) else {
+                for at in receivers {
+                    let writer = &mut self.outlets[at];
+                    writer.generation = self.bound.generation;
+                    writer.upstream_id = self.last_event_id.clone().unwrap_or_default();
+                    writer.write(events.clone()).await;
+                }
                 return true;
-            }
+            };
             let left = self.left_until();
             tokio::select! {
                 biased;
@@ -345,7 +365,8 @@ impl Stream {
         let Ok(writer) = Writer::new(&self.core, outlet, self.bound.generation) else { return };
         let at = if takes_over { self.outlets.len() } else { 0 };
         self.outlets.insert(at, writer);
-        if self.outlets.len() > MAX_IDLE + 1 {
+        let most = if self.session.kind.is_bridged() { MAX_REPLICAS } else { MAX_IDLE + 1 };
+        if self.outlets.len() > most {
             self.outlets.remove(0);
         }
     }
@@ -354,9 +375,11 @@ impl Stream {
     /// handed over. True when none is left; then none will be handed over any more.
     fn is_left(&mut self) -> bool {
         let away = self.core.app.config.streams.away;
+        let is_bridged = self.session.kind.is_bridged();
         self.outlets.retain(|writer| match writer.outlet.followed() {
             Followed::Now => true,
-            Followed::Until(since) => since.elapsed() < away,
+            // What replicas read they do not come back for.
+            Followed::Until(since) => !is_bridged && since.elapsed() < away,
             Followed::Never => false,
         });
         if !self.outlets.is_empty() {

@@ -18,6 +18,7 @@ use crate::session::millis;
 const RETRY: u32 = 1000;
 
 /// One event that is to be written.
+#[derive(Clone)]
 pub enum Say {
     /// A frame of the upstream's, with other data where they are given.
     Frame(Frame, Option<Vec<u8>>),

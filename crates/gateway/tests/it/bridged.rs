@@ -1,5 +1,6 @@
 //! Clients of 2026-07-28 at a server that speaks older revisions: the gateway is a legacy client for them.
 
+mod aside;
 mod asker;
 mod handles;
 mod input;

@@ -59,13 +59,18 @@ fn they_are_asked_by_a_result_for_what_a_server_asks_by_a_request() {
 
 #[test]
 fn they_are_asked_for_what_a_server_asks_on_its_sessions_stream() {
-    let upstream = Upstream::typescript1();
-    let gateway = Gateway::start(&upstream.url(), &[]);
+    let mut upstream = Upstream::typescript1();
+    let mut gateway = Gateway::start(&upstream.url(), &[]);
     for (name, arguments) in CLIENTS {
         let mut client = Client::connect(name, &gateway.url(), &[arguments, &["--answer", "sheep"]].concat());
-        for round in ["one", "two"] {
-            let answer = client.call("ask", json!({"question": round, "aside": true}));
-            assert_eq!(answer["content"], json!({"answer": "sheep"}), "{name}");
+        for disaster in ["nothing", "upstream", "gateway", "nothing"] {
+            match disaster {
+                "upstream" => upstream.restart(),
+                "gateway" => gateway.restart(),
+                _ => {}
+            }
+            let answer = client.call("ask", json!({"question": disaster, "aside": true}));
+            assert_eq!(answer["content"], json!({"answer": "sheep"}), "{name} after {disaster}");
         }
     }
 }

@@ -16,7 +16,8 @@ pub(super) struct Asker {
 impl Asker {
     /// Lets an upstream ask. The tool's name says what: rounds, separated by `.`, of questions, separated by `+`. The
     /// result's text is what was answered, in the order of the questions. A question is `METHOD` (`form`, `sampling`,
-    /// `roots`, `ping`) and `=KEY`, where it names one. A tool `aside...` asks on the session's stream instead.
+    /// `roots`, `ping`) and `=KEY`, where it names one. A tool `aside...` asks on the session's stream instead;
+    /// `hold` asks nothing, and ends when anything has been answered.
     pub(super) fn at(upstream: &Upstream) -> Arc<Self> {
         let asker = Arc::new(Asker::default());
         let asking = Arc::clone(&asker);
@@ -31,6 +32,12 @@ impl Asker {
             let server = Arc::clone(&server);
             let session = request.session().unwrap_or_default().to_owned();
             let asker = Arc::clone(&asking);
+            if tool == "hold" {
+                return Some(Answer::Stream(Box::new(move |events| {
+                    asker.wait();
+                    events.message(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[]}}}}"#));
+                })));
+            }
             (tool.starts_with("ask.") || tool.starts_with("aside.")).then(|| {
                 Answer::Stream(Box::new(move |events| {
                     let mut said = Vec::new();
@@ -59,12 +66,18 @@ impl Asker {
         asker
     }
 
-    fn answer(&self, id: &str) -> Option<Value> {
+    pub(super) fn answer(&self, id: &str) -> Option<Value> {
         let found = |answers: &Vec<Value>| answers.iter().find(|answer| answer["id"] == id).cloned();
         let answers = self.answers.lock().unwrap();
         let (answers, _) =
             self.changed.wait_timeout_while(answers, PATIENCE, |all| found(all).is_none()).unwrap();
         found(&answers)
+    }
+
+    /// Waits until anything has been answered.
+    fn wait(&self) {
+        let answers = self.answers.lock().unwrap();
+        drop(self.changed.wait_timeout_while(answers, PATIENCE, |answers| answers.is_empty()));
     }
 
     /// All that has been answered.
@@ -76,6 +89,7 @@ impl Asker {
 fn ask(id: &str, question: &str) -> String {
     let (kind, key) = question.split_once('=').unwrap_or((question, ""));
     let meta = if key.is_empty() { String::new() } else { format!(r#""_meta":{{"x/inputKey":"{key}"}},"#) };
+    let long = format!(r#""messages":[],"systemPrompt":"{}""#, "x".repeat(100_000));
     let (method, params) = match kind {
         "form" => {
             ("elicitation/create", r#""message":"?","requestedSchema":{"type":"object","properties":{}}"#)
@@ -85,6 +99,7 @@ fn ask(id: &str, question: &str) -> String {
             r#""mode":"url","elicitationId":"1","url":"https://a.example/","message":"?""#,
         ),
         "sampling" => ("sampling/createMessage", r#""messages":[],"maxTokens":1"#),
+        "long" => ("sampling/createMessage", long.as_str()),
         "roots" => ("roots/list", r#""x":1"#),
         other => (other, r#""x":1"#),
     };

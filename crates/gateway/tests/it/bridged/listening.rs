@@ -6,9 +6,10 @@ use super::Modern;
 use crate::harness::{Answer, Gw, Incoming, Upstream, request, until};
 use crate::replicas::Shared;
 
-const CHANGED: &str = "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\"}\n\n";
+pub(super) const CHANGED: &str =
+    "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\"}\n\n";
 
-fn listen(client: &Modern, id: &str, filter: &str) -> Incoming {
+pub(super) fn listen(client: &Modern, id: &str, filter: &str) -> Incoming {
     let body = request(id, "subscriptions/listen", &client.params(&format!(r#""notifications":{filter}"#)));
     let stream = client.headers("subscriptions/listen", None).open("POST", body);
     assert_eq!(stream.status, 200);
@@ -16,7 +17,7 @@ fn listen(client: &Modern, id: &str, filter: &str) -> Incoming {
 }
 
 /// The first message of a stream: what was granted.
-fn granted(stream: &mut Incoming, id: &Value) -> Value {
+pub(super) fn granted(stream: &mut Incoming, id: &Value) -> Value {
     let first = stream.message().json();
     assert_eq!(first["method"], "notifications/subscriptions/acknowledged");
     assert_eq!(first["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], *id);

@@ -14,7 +14,7 @@ use crate::replicas::Shared;
 const KEYS: [&str; 2] = ["key-of-alice-1f8a", "key-of-bob-77c0"];
 
 /// Two principals on one route.
-fn two_principals(rest: &str) -> String {
+pub(super) fn two_principals(rest: &str) -> String {
     let sha256 = |key: &str| data_encoding::HEXLOWER.encode(digest(&SHA256, key.as_bytes()).as_ref());
     let [alice, bob] = KEYS.map(sha256);
     format!(
@@ -22,7 +22,7 @@ fn two_principals(rest: &str) -> String {
     )
 }
 
-fn principals(gateway: &Gw) -> [Modern; 2] {
+pub(super) fn principals(gateway: &Gw) -> [Modern; 2] {
     KEYS.map(|key| Modern::of(gateway.client().with("authorization", &format!("Bearer {key}"))))
 }
 

@@ -3,7 +3,6 @@
 use serde_json::{Map, Value, json};
 
 use super::answer::URL_ELICITATION_REQUIRED;
-use super::state::Aside;
 use crate::bridge::meta;
 use crate::envelope::{Span, each_member, member, string_value};
 use crate::jsonrpc::{self, quoted};
@@ -43,18 +42,6 @@ impl Question {
         });
         let key = key.unwrap_or_else(|| format!("{method}-{}", String::from_utf8_lossy(own)));
         Some(Question { key, id, method: method.to_owned(), params: params.and_then(modern_params) })
-    }
-
-    /// One that was put aside, under the key that the client knows it by.
-    pub fn taken_up(key: String, aside: &Aside) -> Self {
-        let params = aside.params.as_ref().map(|params| params.clone().into_bytes());
-        Question { key, id: aside.id.clone(), method: aside.method.clone(), params }
-    }
-
-    /// To be kept where the client's request is not kept.
-    pub fn aside(&self) -> Aside {
-        let params = self.params.as_deref().map(|params| String::from_utf8_lossy(params).into_owned());
-        Aside { id: self.id.clone(), method: self.method.clone(), params }
     }
 
     /// The questions of an error that says which URLs have to be visited first (2025-11-25, Elicitation, "URL Elicitation

@@ -32,20 +32,6 @@ pub enum Waits {
     Nothing,
 }
 
-/// A question that the server did not ask on the call's own stream.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Aside {
-    /// What its answer is to be sent under.
-    #[serde(rename = "i")]
-    pub id: String,
-    /// Its method.
-    #[serde(rename = "m")]
-    pub method: String,
-    /// Its parameters, as the modern era has them.
-    #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
-    pub params: Option<String>,
-}
-
 /// The state of a request that is incomplete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -55,9 +41,10 @@ pub struct State {
     /// Keys of the questions, and the ids to answer them by.
     #[serde(rename = "q")]
     pub questions: Vec<(String, String)>,
-    /// Those of them that do not stand in the call's stream, since the server asked elsewhere.
-    #[serde(rename = "x", default, skip_serializing_if = "Vec::is_empty")]
-    pub aside: Vec<Aside>,
+    /// Behind which number those of them are kept that do not stand in the call's stream, since the server asked
+    /// elsewhere; None where it did not.
+    #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
+    pub aside: Option<u64>,
     /// When it lapses, in milliseconds since 1970.
     #[serde(rename = "u")]
     pub until: u64,
@@ -88,9 +75,8 @@ mod tests {
             once: false,
             answered: Vec::new(),
         };
-        let aside = Aside { id: "\"t\"".to_owned(), method: "m".to_owned(), params: Some("{}".to_owned()) };
         let questions = vec![("k".to_owned(), "\"t\"".to_owned())];
-        let state = State { waits, questions, aside: vec![aside], until: 10 };
+        let state = State { waits, questions, aside: Some(3), until: 10 };
         assert_eq!(State::read(&state.plain(), 9), Some(state.clone()));
         assert_eq!(State::read(&state.plain(), 10), None);
         assert_eq!(State::read(b"{}", 0), None);
