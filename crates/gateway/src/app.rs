@@ -10,7 +10,7 @@ use http::HeaderValue;
 use throughline_status::History;
 use throughline_store::{Store, StoreError};
 use throughline_telemetry::Tracer;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::account::Accounts;
 use crate::bridge::parked::Parked;
@@ -274,9 +274,27 @@ pub struct Core {
     pub grants: Vec<Option<Rc<Endpoint>>>,
     /// What this core has counted.
     pub metrics: Arc<Shard>,
+    /// Places for what is told to upstreams while nobody waits for it.
+    telling: Arc<Semaphore>,
 }
 
+/// How much is told at a time.
+const TELLING: usize = 256;
+
 impl Core {
+    /// Runs what tells an upstream something that nobody waits for. One too many at a time is not told: who asks faster
+    /// than it takes answers has to do without.
+    pub fn tell_later(&self, telling: impl Future<Output = ()> + 'static) {
+        let Ok(place) = Arc::clone(&self.telling).try_acquire_owned() else {
+            tracing::warn!("too many answers are on their way to upstreams; one was dropped");
+            return;
+        };
+        tokio::task::spawn_local(async move {
+            telling.await;
+            drop(place);
+        });
+    }
+
     /// For one core's runtime.
     pub fn new(app: Arc<App>) -> Rc<Self> {
         let deadlines = Deadlines::new();
@@ -291,7 +309,8 @@ impl Core {
         };
         let grants = app.routes.iter().map(granting).collect();
         let metrics = app.metrics.shard(app.routes.len());
-        Rc::new(Core { app, deadlines, pools: RefCell::default(), key_sets, grants, metrics })
+        let (pools, telling) = (RefCell::default(), Arc::new(Semaphore::new(TELLING)));
+        Rc::new(Core { app, deadlines, pools, key_sets, grants, metrics, telling })
     }
 
     /// This core's connections to an endpoint.

@@ -338,9 +338,10 @@ pub fn answer_upstream(
     answer: Vec<u8>,
 ) {
     let Some(bound) = bound.cloned() else { return };
-    let core = Rc::clone(core);
     let address = bound.address.on_behalf(credentials);
-    tokio::task::spawn_local(async move {
+    let telling = Rc::clone(core);
+    core.tell_later(async move {
+        let core = telling;
         if let Err(error) = upstream::tell(&core, &address, answer).await {
             tracing::info!(%error, "an answer did not reach the upstream");
         }

@@ -207,7 +207,7 @@ impl Conversation {
         let (core, arrived, session) =
             (Rc::clone(&self.core), Rc::clone(&self.arrived), Arc::clone(&self.session));
         let Ok(held) = Held::response(Bytes::from(body)) else { return };
-        tokio::task::spawn_local(async move { deliver(&core, &arrived, &held, &session).await });
+        self.core.tell_later(async move { deliver(&core, &arrived, &held, &session).await });
     }
 
     /// Leaves the call waiting, and asks the client.

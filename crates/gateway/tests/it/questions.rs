@@ -1,6 +1,8 @@
 //! What a server asks of a client: the answer must reach that question and no other, in whatever upstream session.
 
-use crate::harness::{Answer, Gw, Incoming, Session, Upstream, call, request};
+use std::sync::Arc;
+
+use crate::harness::{Answer, Gate, Gw, Incoming, Session, Upstream, call, logged, request, until};
 
 /// What an upstream calls its questions, in every spelling.
 const QUESTION_IDS: &[&str] = &["0", "\"a\"", "1e3", "\"\\u0041\"", "-1", "98765432109876543210"];
@@ -229,4 +231,35 @@ fn an_answer_after_a_gateway_restart_still_reaches_its_question() {
     assert_eq!(client.post(reply(&format!("\"{tag}\""))).status, 202);
     upstream.wait_for("response", 1);
     assert_eq!(upstream.of("response")[0].text(), reply("0"));
+}
+
+#[test]
+fn a_server_that_asks_faster_than_it_takes_answers_is_not_answered_without_bound() {
+    const PINGS: usize = 2_000;
+    let upstream = Upstream::start();
+    let gateway = Gw::start(&upstream);
+    let gate = Arc::new(Gate::default());
+    let waits = Arc::clone(&gate);
+    upstream.script(move |request, _| {
+        if request.rpc() == "response" {
+            waits.wait();
+            return None;
+        }
+        (request.tool() == "ask").then(|| {
+            let id = request.id();
+            Answer::Stream(Box::new(move |events| {
+                for ping in 0..PINGS {
+                    events.message(&format!(r#"{{"jsonrpc":"2.0","id":{ping},"method":"ping"}}"#));
+                }
+                events.message(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[]}}}}"#));
+            }))
+        })
+    });
+    // It holds no session of its own, so that the gateway answers for it.
+    let answer = gateway.client().post(call("1", "ask"));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    until("the log to say so", || logged("too many answers are on their way to upstreams"));
+    let under_way = upstream.count("response");
+    gate.open();
+    assert!((1..PINGS / 2).contains(&under_way), "{under_way} at a time");
 }
