@@ -3,7 +3,7 @@
 //! [`to_legacy`](throughline_wire::bridge::to_legacy); who asks whom, and when, is here.
 //!
 //! The server has sessions, the client has none: [`session::bridged`] says which is whose. A request goes through
-//! [`call`](crate::call) like a legacy client's, so that recovery, resumption and at-most-once are the same for both.
+//! [`call`] like a legacy client's, so that recovery, resumption and at-most-once are the same for both.
 
 mod asking;
 mod conversation;

@@ -1,8 +1,8 @@
 //! `subscriptions/listen` at a legacy server (2026-07-28, Subscriptions): all subscribers of a session share its one
-//! standing stream upstream, which the bridge reads as a legacy client would ([`listen`](crate::listen)). Resources are
+//! standing stream upstream, which the bridge reads as a legacy client would ([`listen`]). Resources are
 //! subscribed to while somebody wants to hear of them.
 //!
-//! Requests under way hear it too ([`hear`]): many servers ask there what they need for a call. At each replica a hub reads
+//! Requests under way hear it too (`hear`): many servers ask there what they need for a call. At each replica a hub reads
 //! all of the stream; of those that get a question the first answers it, and one that can ask nobody leaves it to others
 //! for a moment.
 
