@@ -9,7 +9,6 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_LANGUAGE, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, Method};
 use throughline_store::Record;
-use throughline_wire::envelope::{Envelope, Limits, Message};
 use throughline_wire::headers::{MCP_METHOD, MCP_NAME, MCP_PARAM_PREFIX, MCP_PROTOCOL_VERSION};
 use throughline_wire::loss::{Sign, Verdict};
 use throughline_wire::{era, method};
@@ -211,13 +210,7 @@ async fn loss_of(
 /// A 404 in a session that lives (an unknown tool, of some servers): clients would take it for the session's end.
 fn alive(mut looked: Looked) -> Looked {
     if looked.status == http::StatusCode::NOT_FOUND {
-        let limits = Limits::ANY_DEPTH;
-        let beginning = looked.beginning();
-        let is_response = matches!(
-            Envelope::parse(&beginning, &limits).map(|envelope| envelope.message),
-            Ok(Message::Response { .. })
-        );
-        drop(beginning);
+        let is_response = upstream::is_response(&looked.beginning());
         looked.status = if is_response { http::StatusCode::OK } else { http::StatusCode::BAD_GATEWAY };
     }
     looked

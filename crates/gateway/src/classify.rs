@@ -208,6 +208,27 @@ impl Arrived {
         peer::external_base(&app.config, self.peer, &self.headers)
     }
 
+    /// The same client's, about something else.
+    pub fn about(&self, what: What) -> Self {
+        self.with(what, self.headers.clone())
+    }
+
+    fn with(&self, what: What, headers: HeaderMap) -> Self {
+        Arrived {
+            route: Arc::clone(&self.route),
+            peer: self.peer,
+            caller: self.caller.clone(),
+            what,
+            era: self.era,
+            accepts: self.accepts,
+            session_id: self.session_id.clone(),
+            version: self.version.clone(),
+            headers,
+            began: self.began,
+            seen: Seen::default(),
+        }
+    }
+
     /// The same client's, with another message in its place: this body, which calls the tool of this name.
     ///
     /// # Errors
@@ -220,19 +241,7 @@ impl Arrived {
         } else {
             headers_for(&self.headers, &held.method, name)
         };
-        Ok(Arrived {
-            route: Arc::clone(&self.route),
-            peer: self.peer,
-            caller: self.caller.clone(),
-            what: What::Request(held),
-            era: self.era,
-            accepts: self.accepts,
-            session_id: self.session_id.clone(),
-            version: self.version.clone(),
-            headers,
-            began: self.began,
-            seen: Seen::default(),
-        })
+        Ok(self.with(What::Request(held), headers))
     }
 
     /// A request of the gateway's own in the same client's name, answered in JSON. `id` and `params` are raw JSON.
@@ -251,18 +260,13 @@ impl Arrived {
             [MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION].contains(&name) || name.starts_with(MCP_PARAM_PREFIX)
         };
         let headers = self.headers.iter().filter(|(name, _)| !repeats(name.as_str()));
+        let headers = headers.map(|(name, value)| (name.clone(), value.clone())).collect();
         Arrived {
-            route: Arc::clone(&self.route),
-            peer: self.peer,
-            caller: self.caller.clone(),
-            what: What::Request(held),
             era: Era::Legacy,
             accepts: Accepts::Streams,
             session_id: None,
             version: None,
-            headers: headers.map(|(name, value)| (name.clone(), value.clone())).collect(),
-            began: self.began,
-            seen: Seen::default(),
+            ..self.with(What::Request(held), headers)
         }
     }
 

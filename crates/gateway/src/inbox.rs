@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use throughline_store::{Appended, Keep, Millis, RecordKey, StoreError, StreamKey, Tail};
+use throughline_store::{Appended, Keep, RecordKey, StoreError, StreamKey, Tail};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::app::App;
 use crate::metrics::StoreOperation;
 use crate::outlet::{GONE, is_alive};
-use crate::session::millis;
+use crate::sealed_log;
 
 /// How often the holder shows that it is there.
 const BEAT: Duration = Duration::from_secs(2);
@@ -47,9 +47,9 @@ impl Inbox {
     pub async fn write(self, app: &App, plain: &[u8]) -> Result<bool, StoreError> {
         let mut after = 0;
         for _ in 0..TURNS {
-            let sealed = app.keys.seal_secret(&self.context(after + 1), plain, app.effects.bytes());
+            let sealed = sealed_log::seal(app, self.0, after + 1, plain);
             let (keep, now) = (keep(app, Duration::ZERO), app.effects.now());
-            match app.store.events().append(self.0, after, vec![sealed.into()], keep, now).await? {
+            match app.store.events().append(self.0, after, vec![sealed], keep, now).await? {
                 Appended::Stored(_) => return Ok(true),
                 Appended::Conflict(last) => after = last,
                 Appended::Full => break,
@@ -94,26 +94,11 @@ impl Inbox {
         }
         Ok(last)
     }
-
-    /// Where an event stands: in another place it cannot be opened.
-    fn context(self, number: u64) -> [u8; 32] {
-        let mut context = [0; 32];
-        context[..16].copy_from_slice(&self.0.session.0);
-        context[16..24].copy_from_slice(&self.0.stream);
-        context[24..].copy_from_slice(&number.to_be_bytes());
-        context
-    }
 }
 
+/// Who does not read it in time loses what is oldest: nothing stays in any case.
 fn keep(app: &App, less: Duration) -> Keep {
-    let (now, limits) = (app.effects.now(), &app.config.streams);
-    Keep {
-        until: Millis(now.0.saturating_add(millis(limits.keep.saturating_sub(less)))),
-        events: limits.events,
-        bytes: limits.bytes as u64,
-        above: u64::MAX,
-        total: limits.total as u64,
-    }
+    sealed_log::keep(app, app.config.streams.keep.saturating_sub(less), u64::MAX)
 }
 
 /// An inbox, for who holds it.
@@ -155,7 +140,7 @@ impl Held {
                     let events = page?.events;
                     self.last = events.last().map_or(self.last, |event| event.number);
                     let open = |event: &throughline_store::Event| {
-                        app.keys.open_secret(&self.inbox.context(event.number), &event.payload)
+                        sealed_log::open(app, self.inbox.0, event.number, &event.payload)
                     };
                     return Ok(events.iter().filter_map(open).collect());
                 }

@@ -55,6 +55,7 @@ pub mod reload;
 pub mod reply;
 pub mod restore;
 pub mod room;
+pub mod sealed_log;
 pub mod serve;
 pub mod session;
 pub mod shape;

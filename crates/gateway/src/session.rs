@@ -420,14 +420,22 @@ fn open_id(app: &App, arrived: &Arrived, id: &HeaderValue) -> Option<SessionToke
     (is_theirs && app.effects.now().0 < expires).then_some(token)
 }
 
+/// The session in memory that is found by who calls, if it has not expired.
+async fn present(core: &Rc<Core>, arrived: &Arrived, key: RecordKey) -> Result<Option<Arc<Session>>, Fault> {
+    let app = &core.app;
+    let Some(session) = app.sessions.get(&key) else { return Ok(None) };
+    if app.effects.now() < session.expires {
+        confirm(core, arrived, &session).await?;
+        return Ok(Some(session));
+    }
+    app.sessions.remove(&session);
+    Ok(None)
+}
+
 async fn keyed(core: &Rc<Core>, arrived: &Arrived, key: RecordKey) -> Result<Arc<Session>, Fault> {
     let app = &core.app;
-    if let Some(session) = app.sessions.get(&key) {
-        if app.effects.now() < session.expires {
-            confirm(core, arrived, &session).await?;
-            return Ok(session);
-        }
-        app.sessions.remove(&session);
+    if let Some(session) = present(core, arrived, key).await? {
+        return Ok(session);
     }
     make_room(core, &arrived.caller, key)?;
     // Many callers share it, none of them can be asked anything: it announces no capabilities.

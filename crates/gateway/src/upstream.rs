@@ -195,9 +195,8 @@ impl Looked {
                 }
             }
             Head::Events(decoder, frames) => {
-                let is_response = |frame: &Frame| {
-                    frame.is_message() && frame.data().is_some_and(|data| is_response_to(&data, None))
-                };
+                let is_response =
+                    |frame: &Frame| frame.is_message() && frame.data().is_some_and(|data| is_response(&data));
                 while !frames.last().is_some_and(is_response) {
                     match next_frame(&mut self.body, decoder).await? {
                         Some(frame) => frames.push(frame),
@@ -293,6 +292,11 @@ impl Looked {
             }
         }
     }
+}
+
+/// Whether a message is a response, with a result or an error.
+pub fn is_response(message: &[u8]) -> bool {
+    is_response_to(message, None)
 }
 
 /// Whether the message is the response to the request with this raw id (any response, where `id` is None).

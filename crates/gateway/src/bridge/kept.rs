@@ -2,12 +2,13 @@
 //! the same order everywhere.
 
 use bytes::Bytes;
-use throughline_store::{Appended, Keep, Millis, StreamKey};
+use throughline_store::{Appended, Keep, StreamKey};
 
 use crate::app::{App, Core, first};
 use crate::error::Fault;
 use crate::metrics::StoreOperation;
-use crate::session::{Session, millis};
+use crate::sealed_log;
+use crate::session::Session;
 
 /// How often two who write at a time try again.
 const TURNS: usize = 8;
@@ -64,8 +65,8 @@ impl Shelf {
         }
         let log = app.store.events();
         for _ in 0..TURNS {
-            let sealed = app.keys.seal_secret(&self.context(after + 1), question, app.effects.bytes());
-            match log.append(self.0, after, vec![sealed.into()], keep(app, open), app.effects.now()).await {
+            let sealed = sealed_log::seal(app, self.0, after + 1, question);
+            match log.append(self.0, after, vec![sealed], keep(app, open), app.effects.now()).await {
                 Ok(Appended::Stored(number)) => return Some(number),
                 Ok(Appended::Conflict(last)) => after = last,
                 Ok(Appended::Full) => return None,
@@ -94,31 +95,15 @@ impl Shelf {
             let Some(last) = page.events.last() else { return Ok(questions) };
             after = last.number;
             questions.extend(page.events.iter().filter_map(|event| {
-                let question = app.keys.open_secret(&self.context(event.number), &event.payload)?;
+                let question = sealed_log::open(app, self.0, event.number, &event.payload)?;
                 Some((event.number, question))
             }));
         }
-    }
-
-    /// Where a question stands: in another place it cannot be opened.
-    fn context(self, number: u64) -> [u8; 32] {
-        let mut context = [0; 32];
-        context[..16].copy_from_slice(&self.0.session.0);
-        context[16..24].copy_from_slice(&self.0.stream);
-        context[24..].copy_from_slice(&number.to_be_bytes());
-        context
     }
 }
 
 /// For as long as a call may last.
 fn keep(app: &App, above: u64) -> Keep {
-    let limits = &app.config.streams;
-    let lasts = millis(app.config.timeouts.call).max(millis(limits.keep));
-    Keep {
-        until: Millis(app.effects.now().0.saturating_add(lasts)),
-        events: limits.events,
-        bytes: limits.bytes as u64,
-        above,
-        total: limits.total as u64,
-    }
+    let lasts = app.config.timeouts.call.max(app.config.streams.keep);
+    sealed_log::keep(app, lasts, above)
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use http::header::ACCEPT;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use hyper::body::Incoming;
 use throughline_store::RecordKey;
 use throughline_wire::headers::{LAST_EVENT_ID, MCP_METHOD, MCP_NAME};
@@ -166,23 +166,6 @@ async fn arrived(
     let version = parts.headers.get(&names::PROTOCOL_VERSION).cloned();
     let arrived = classify::made(core, route, peer, parts, what).await?;
     Ok(Arrived { accepts: Accepts::Messages, version, ..arrived })
-}
-
-/// The same client's, about something else in its session.
-fn about(arrived: &Arrived, what: What) -> Arrived {
-    Arrived {
-        route: Arc::clone(&arrived.route),
-        peer: arrived.peer,
-        caller: arrived.caller.clone(),
-        what,
-        era: arrived.era,
-        accepts: arrived.accepts,
-        session_id: arrived.session_id.clone(),
-        version: arrived.version.clone(),
-        headers: HeaderMap::clone(&arrived.headers),
-        began: arrived.began,
-        seen: Default::default(),
-    }
 }
 
 /// That a message has arrived.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode};
-use throughline_wire::envelope::{Envelope, Limits, Message};
 use throughline_wire::sse::{Frame, SseDecoder};
 use throughline_wire::{jsonrpc, method};
 use tokio::sync::mpsc;
@@ -377,7 +376,7 @@ impl Answer {
         let Some(data) = frame.data().filter(|data| !data.is_empty()) else { return };
         let changed = match frame.is_message() {
             true => {
-                self.answered |= is_response(&data);
+                self.answered |= upstream::is_response(&data);
                 self.session.route.lists.heard(&data);
                 self.tagger.outward(&data)
             }
@@ -433,11 +432,4 @@ impl Answer {
             }
         }
     }
-}
-
-fn is_response(data: &[u8]) -> bool {
-    matches!(
-        Envelope::parse(data, &Limits::ANY_DEPTH).map(|envelope| envelope.message),
-        Ok(Message::Response { .. })
-    )
 }

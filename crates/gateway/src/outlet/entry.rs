@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::EventId;
 use crate::app::App;
+use crate::sealed_log;
 
 const FORMAT: u8 = 1;
 /// The event is the response, or stands for it: nothing follows.
@@ -39,12 +40,12 @@ impl Entry {
             &self.frame,
         ]
         .concat();
-        app.keys.seal_secret(&context(id), &plain, app.effects.bytes()).into()
+        sealed_log::seal(app, id.key, id.number, &plain)
     }
 
     /// From the log; None where the key that it was sealed with is gone, or another release has written it.
     pub(super) fn open(app: &App, id: &EventId, sealed: &[u8]) -> Option<Self> {
-        let plain = app.keys.open_secret(&context(id), sealed)?;
+        let plain = sealed_log::open(app, id.key, id.number, sealed)?;
         let rest = plain.strip_prefix(&[FORMAT])?;
         let (flags, rest) = rest.split_first()?;
         let (generation, rest) = rest.split_first_chunk()?;
@@ -63,13 +64,4 @@ impl Entry {
 fn part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk()?;
     rest.split_at_checked(u32::from_le_bytes(*length) as usize)
-}
-
-/// What an entry belongs to: in another place it cannot be opened.
-fn context(id: &EventId) -> [u8; 32] {
-    let mut context = [0; 32];
-    context[..16].copy_from_slice(&id.key.session.0);
-    context[16..24].copy_from_slice(&id.key.stream);
-    context[24..].copy_from_slice(&id.number.to_be_bytes());
-    context
 }

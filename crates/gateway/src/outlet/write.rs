@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use throughline_store::{Appended, Keep, Millis};
+use throughline_store::{Appended, Millis};
 use throughline_wire::sse::{self, Frame, IdEdit};
 
 use super::entry::Entry;
 use super::{BEAT, EventId, GONE, Outlet};
 use crate::app::Core;
 use crate::metrics::StoreOperation;
+use crate::sealed_log;
 use crate::session::millis;
 
 /// How long a client waits before it comes back, in milliseconds.
@@ -137,14 +138,7 @@ impl Writer {
 
     async fn append_for(&mut self, after: u64, sealed: Vec<Bytes>, keep: Duration) -> bool {
         let app = &self.core.app;
-        let (now, limits) = (app.effects.now(), &app.config.streams);
-        let keep = Keep {
-            until: Millis(now.0.saturating_add(millis(keep))),
-            events: limits.events,
-            bytes: limits.bytes as u64,
-            above: self.outlet.taken(),
-            total: limits.total as u64,
-        };
+        let (now, keep) = (app.effects.now(), sealed_log::keep(app, keep, self.outlet.taken()));
         let why = match app.store.events().append(self.outlet.key, after, sealed, keep, now).await {
             Ok(Appended::Stored(_)) => {
                 self.kept = Some(keep.until);

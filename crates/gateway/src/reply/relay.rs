@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::SizeHint;
-use throughline_wire::envelope::{Envelope, Limits, Message};
 use throughline_wire::sse::{self, IdEdit, SseDecoder};
 use tokio::time::{Instant, Sleep};
 
@@ -23,8 +22,7 @@ use crate::error::Fault;
 use crate::outlet::answer::{self, Beginning};
 use crate::session::InFlight;
 use crate::translate::{self, Outward};
-use crate::upstream::AnswerBody;
-use crate::upstream::{Head, Looked};
+use crate::upstream::{self, AnswerBody, Head, Looked};
 
 /// An upstream's answer that is still coming.
 pub struct Relay {
@@ -287,7 +285,7 @@ impl Events {
                 };
                 // A response under somebody else's id is dropped, and answers nothing.
                 self.route.lists.heard(data);
-                self.answered |= !matches!(outward, Outward::Drop) && is_response(data);
+                self.answered |= !matches!(outward, Outward::Drop) && upstream::is_response(data);
                 outward
             }
         };
@@ -311,11 +309,4 @@ fn whole(mut pieces: Vec<Bytes>) -> ReplyBody {
         1 => ReplyBody::Whole(pieces.pop()),
         _ => ReplyBody::Whole(Some(pieces.concat().into())),
     }
-}
-
-fn is_response(data: &[u8]) -> bool {
-    matches!(
-        Envelope::parse(data, &Limits::ANY_DEPTH).map(|envelope| envelope.message),
-        Ok(Message::Response { .. })
-    )
 }

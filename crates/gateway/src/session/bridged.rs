@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use throughline_store::{Millis, RecordKey, State};
 
 use super::record::Reading;
-use super::{Kind, Session, confirm, make_room, millis, read, store_away};
+use super::{Kind, Session, confirm, make_room, millis, present, read, store_away};
 use crate::app::{Core, first};
 use crate::classify::Arrived;
 use crate::config::{KeptBy, Mode};
@@ -53,12 +53,8 @@ pub async fn opened(
     if app.store.trouble().is_some() {
         store_away(arrived)?;
     }
-    if let Some(session) = app.sessions.get(&key) {
-        if app.effects.now() < session.expires {
-            confirm(core, arrived, &session).await?;
-            return Ok(session);
-        }
-        app.sessions.remove(&session);
+    if let Some(session) = present(core, arrived, key).await? {
+        return Ok(session);
     }
     make_room(core, &arrived.caller, key)?;
     let reading = Reading::begin(app);

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use serde_json::json;
-use throughline_store::{Appended, Keep, Millis, RecordKey, StreamKey};
+use throughline_store::{Appended, RecordKey, StreamKey};
 use throughline_wire::tag::Purpose;
 use throughline_wire::{jsonrpc, method};
 use tokio::sync::{Notify, oneshot};
@@ -27,7 +27,8 @@ use crate::exchange::outcome;
 use crate::metrics::StoreOperation;
 use crate::outlet::is_alive;
 use crate::reply::Detached;
-use crate::session::{lock, millis};
+use crate::sealed_log;
+use crate::session::lock;
 
 /// The header by which a client asks for this.
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -104,11 +105,11 @@ impl Word {
             Word::Result(status, body) => [b"=", &status.as_u16().to_be_bytes()[..], body].concat(),
             Word::Cancelled => vec![b'c'],
         };
-        app.keys.seal_secret(&context(key, number), &plain, app.effects.bytes()).into()
+        sealed_log::seal(app, stream(key), number, &plain)
     }
 
     fn open(app: &App, key: RecordKey, number: u64, sealed: &[u8]) -> Option<Self> {
-        let plain = app.keys.open_secret(&context(key, number), sealed)?;
+        let plain = sealed_log::open(app, stream(key), number, sealed)?;
         match plain.split_first()? {
             (b'r', _) => Some(Word::Runs),
             (b'c', _) => Some(Word::Cancelled),
@@ -122,25 +123,9 @@ impl Word {
     }
 }
 
-/// Where a word stands: in another place it cannot be opened.
-fn context(key: RecordKey, number: u64) -> [u8; 32] {
-    let mut context = [0; 32];
-    context[..16].copy_from_slice(&key.0);
-    context[16..24].copy_from_slice(&stream(key).stream);
-    context[24..].copy_from_slice(&number.to_be_bytes());
-    context
-}
-
 /// Writes behind the word of number `after`; None only keeps what is there. False where another has written.
 async fn write(app: &App, key: RecordKey, after: u64, word: Option<Word>) -> Result<bool, Fault> {
-    let (now, limits) = (app.effects.now(), &app.config.streams);
-    let keep = Keep {
-        until: Millis(now.0.saturating_add(millis(limits.keep))),
-        events: limits.events,
-        bytes: limits.bytes as u64,
-        above: 0,
-        total: limits.total as u64,
-    };
+    let (now, keep) = (app.effects.now(), sealed_log::keep(app, app.config.streams.keep, 0));
     let words = word.map(|word| word.seal(app, key, after + 1)).into_iter().collect();
     match app.store.events().append(stream(key), after, words, keep, now).await {
         Ok(Appended::Stored(_)) => Ok(true),

@@ -130,7 +130,7 @@ pub(super) async fn open(
     let _ = to.try_send(Bytes::from(format!("event: endpoint\ndata: {endpoint}\n\n")));
     lock(&core.app.channels.0).insert(key, line.clone());
     let response = reply::channel(&core.app, body);
-    let mut opened = super::about(&arrived, What::Listen(None));
+    let mut opened = arrived.about(What::Listen(None));
     let present = tally::enter(core, &mut opened);
     let response = tally::answered(present, opened, response);
     let holder =
@@ -167,7 +167,7 @@ impl Holder {
         }
         self.in_use = None;
         if self.used {
-            let close = super::about(&self.arrived, What::Close);
+            let close = self.arrived.about(What::Close);
             if let Err(fault) = session::close(&self.core, &close).await {
                 tracing::debug!(%fault, "the session of a stream that ended was not ended");
             }
@@ -230,7 +230,7 @@ impl Holder {
         let Ok(session) = session::issued(&self.core, &self.arrived, &id).await else { return };
         self.in_use = Some(session.begin(&self.core, &self.arrived.caller, None));
         let (core, to) = (Rc::clone(&self.core), Line::Here(self.line.clone()));
-        let arrived = super::about(&self.arrived, What::Listen(None));
+        let arrived = self.arrived.about(What::Listen(None));
         self.hearing = Some(tokio::task::spawn_local(async move {
             match listen::listen(&core, &arrived, None).await {
                 Ok(response) => work::pass(&core.app, response, None, &to).await,
